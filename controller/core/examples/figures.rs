@@ -1,0 +1,165 @@
+//! How long the controller's decisions take at size: `cargo run --release -p braid-controller-core --example figures`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use braid_controller_core::ipam::Lists;
+use braid_controller_core::pool::{Mark, Pool};
+use braid_controller_core::{Choice, Config, Ipam, NodeFact, PodFact, PodRequest};
+use braid_types::model::{
+    Encapsulation, InstanceDef, NetworkDef, NetworkType, Phase, PodRef, SubnetDef, VxlanDef,
+};
+use braid_types::{Cidr, Family, InstanceName, Selector, Vni};
+
+const ROUNDS: usize = 10_000;
+
+fn subnet(cidr: &str) -> SubnetDef {
+    let cidr: Cidr = cidr.parse().expect("a literal");
+    SubnetDef {
+        name: "pods".to_owned(),
+        created: 0,
+        network: "overlay".to_owned(),
+        gateway: None,
+        ranges: Vec::new(),
+        excluded: Vec::new(),
+        reserved: Vec::new(),
+        vlan: None,
+        block_size: if cidr.family() == Family::V4 { 26 } else { 122 },
+        private: false,
+        nat_outgoing: true,
+        routing_table: None,
+        ready: true,
+        deleting: false,
+        cidr,
+    }
+}
+
+fn network() -> NetworkDef {
+    NetworkDef {
+        name: "overlay".to_owned(),
+        created: 0,
+        kind: NetworkType::Vxlan,
+        default: true,
+        nodes: Selector::default(),
+        namespaces: None,
+        mtu: None,
+        space: String::new(),
+        vxlan: Some(VxlanDef {
+            vni: Vni::try_from(4).expect("a literal"),
+            port: 8472,
+            encapsulation: Encapsulation::Always,
+            interfaces: Vec::new(),
+        }),
+        vlan: None,
+        ready: true,
+        deleting: false,
+    }
+}
+
+fn instance(n: usize, nodes: usize) -> Arc<InstanceDef> {
+    // As blocks would have it: runs of 64 on one node.
+    let address = Family::V4.addr(0x0a00_0001 + n as u128);
+    let name = InstanceName::new("", address);
+    Arc::new(InstanceDef {
+        uid: format!("00000000-0000-0000-0000-{n:012}"),
+        network: "overlay".to_owned(),
+        subnet: "pods".to_owned(),
+        prefix_len: 8,
+        gateway: None,
+        mac: None,
+        pod: Some(pod(n)),
+        interface: "eth0".to_owned(),
+        node: Some(format!("node-{}", n / 64 % nodes)),
+        set: vec![address],
+        owner: None,
+        retain_until: None,
+        phase: Phase::Bound,
+        torn_down: None,
+        release_at: None,
+        host_routed: true,
+        deleting: false,
+        name,
+    })
+}
+
+fn pod(n: usize) -> PodRef {
+    let uid = format!("10000000-0000-0000-0000-{n:012}");
+    PodRef { namespace: "shop".to_owned(), name: format!("web-{n}"), uid }
+}
+
+fn each(total: Duration, times: usize) -> String {
+    format!("{:.2} µs", total.as_secs_f64() * 1e6 / times as f64)
+}
+
+/// Takes and frees at 99 % full, the free addresses spread as widely as they can be.
+fn at_99_percent(prefix: u8) {
+    let mut pool = Pool::new(&subnet(&format!("10.0.0.0/{prefix}")));
+    let size = pool.usage().total as usize;
+    for n in 1..=size {
+        if n % 100 != 0 {
+            pool.take(Family::V4.addr(0x0a00_0000 + n as u128), Mark::Bound);
+        }
+    }
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        let address = pool.next_free().expect("one of a hundred is free");
+        pool.take(address, Mark::Bound);
+        pool.advance(address);
+        pool.release(address);
+    }
+    println!("allocate and free, {size:>8} addresses 99 % full   {}", each(start.elapsed(), ROUNDS));
+}
+
+fn restore_and_grant(count: usize, nodes: usize) {
+    let lists = Lists {
+        networks: vec![network()],
+        subnets: vec![subnet("10.0.0.0/8")],
+        blocks: Vec::new(),
+        instances: (0..count).map(|n| instance(n, nodes)).collect(),
+        nodes: (0..nodes)
+            .map(|n| NodeFact {
+                name: format!("node-{n}"),
+                uid: format!("{n}"),
+                labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
+            })
+            .collect(),
+        pods: (0..count).map(|n| PodFact { uid: pod(n).uid, finished: false }).collect(),
+    };
+    let start = Instant::now();
+    let (mut ipam, restored) = Ipam::restore(Config::default(), lists, 0);
+    println!("restore {count} addresses and pods on {nodes} nodes       {:?}", start.elapsed());
+    let start = Instant::now();
+    for n in 0..ROUNDS {
+        let request = PodRequest {
+            pod: pod(count + n),
+            interface: "eth0".to_owned(),
+            node: format!("node-{}", n % nodes),
+            choice: Choice::default(),
+            namespace_choice: Choice::default(),
+            namespace_labels: [].into(),
+            owner: None,
+        };
+        let grant = ipam.grant(&restored, &request).expect("there is room");
+        for block in grant.blocks.clone() {
+            ipam.upsert_block(block);
+        }
+        for claim in &grant.claims {
+            ipam.upsert_instance(claim.def().clone(), 0);
+        }
+        ipam.finish(grant);
+    }
+    println!("grant one pod next to {count}                       {}", each(start.elapsed(), ROUNDS));
+    let start = Instant::now();
+    ipam.sweep_blocks(&restored, 0);
+    println!("look at every block of {} addresses             {:?}", count + ROUNDS, start.elapsed());
+    let start = Instant::now();
+    assert!(ipam.network_status("overlay").is_some());
+    println!("status of a Network of {} addresses             {:?}", count + ROUNDS, start.elapsed());
+}
+
+fn main() {
+    for prefix in [22, 19, 16, 13, 12] {
+        at_99_percent(prefix);
+    }
+    restore_and_grant(100_000, 1_000);
+}

@@ -1,0 +1,22 @@
+//! The state of all addresses and the grants made from it.
+//!
+//! [`Ipam`] is fed with what the watches deliver, in any order, with repetitions and gaps; its answers depend on the
+//! present objects only. A grant reserves in memory first, so many can be on their way to the API at once; what
+//! finally decides is the creation of the object named by the address.
+
+mod choose;
+mod feed;
+mod grant;
+mod plan;
+mod refusal;
+mod request;
+mod state;
+mod topic;
+mod vtep;
+
+pub use plan::{Claim, Grant};
+pub use refusal::{Full, Holder, Refusal};
+pub use request::{Choice, FamilyWish, PodRequest, VtepRequest};
+pub(crate) use state::is_vtep;
+pub use state::{Config, Ipam, Lists, NodeFact, NotRestored, PodFact, Restored};
+pub use topic::{Effects, Topic};

@@ -1,0 +1,420 @@
+//! What is known, and how it is indexed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use braid_types::model::{
+    BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, PodRef, SubnetDef, UnixSeconds,
+};
+use braid_types::{AddrRange, InstanceName, well_known::VTEP_INTERFACE};
+
+use crate::block::Blocks;
+use crate::pool::{Mark, Pool, Usage};
+use crate::release::{Circumstances, PodCheck, PodSeen};
+use crate::verdict::{Loss, Standing};
+
+/// Times that the operator may choose, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// From the moment an address has no user any more until it may be given out again.
+    pub cool_down: i64,
+    /// How long an address waits for its node's word that the interface is gone, once the pod is gone.
+    pub orphan_timeout: i64,
+    /// How long a block stays with its node while nobody uses it.
+    pub block_grace: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { cool_down: 30, orphan_timeout: 15 * 60, block_grace: 5 * 60 }
+    }
+}
+
+/// A node as the cluster has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFact {
+    /// Name.
+    pub name: String,
+    /// Uid of the Node object.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A pod as far as addresses go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFact {
+    /// Uid.
+    pub uid: String,
+    /// Succeeded or Failed (evicted pods are Failed): its containers run no more and never will again.
+    pub finished: bool,
+}
+
+/// Every kind in full: what a start or a restart begins with.
+#[derive(Debug, Clone, Default)]
+pub struct Lists {
+    /// Networks.
+    pub networks: Vec<NetworkDef>,
+    /// Subnets.
+    pub subnets: Vec<SubnetDef>,
+    /// Blocks.
+    pub blocks: Vec<BlockDef>,
+    /// Addresses.
+    pub instances: Vec<Arc<InstanceDef>>,
+    /// Nodes.
+    pub nodes: Vec<NodeFact>,
+    /// Pods.
+    pub pods: Vec<PodFact>,
+}
+
+/// Proof that every kind was listed in full: without it nothing is given out and nothing is freed.
+#[derive(Debug)]
+#[must_use]
+pub struct Restored(());
+
+/// Some kinds were not listed yet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not listed yet: {}", missing.join(", "))]
+pub struct NotRestored {
+    /// The kinds that are missing.
+    pub missing: Vec<&'static str>,
+}
+
+/// Which kinds were listed in full at least once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Listed {
+    pub(super) networks: bool,
+    pub(super) subnets: bool,
+    pub(super) blocks: bool,
+    pub(super) instances: bool,
+    pub(super) nodes: bool,
+    pub(super) pods: bool,
+}
+
+/// One Subnet with its addresses. Exists without a definition while objects refer to one that is not there.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) def: Option<SubnetDef>,
+    pub(super) pool: Pool,
+    pub(super) blocks: Blocks,
+    /// Tunnel end addresses among those that are taken.
+    pub(super) vteps: usize,
+}
+
+/// One address that was given out.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) def: Arc<InstanceDef>,
+    /// Since when this process has seen it with a release deadline.
+    pub(super) cooling_since: Option<UnixSeconds>,
+}
+
+/// An address that is promised and not seen as an object.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) grant: u64,
+    pub(super) subnet: String,
+    pub(super) pod: Option<PodRef>,
+}
+
+/// All addresses of the cluster, who has them and who may have which.
+#[derive(Debug)]
+pub struct Ipam {
+    pub(super) config: Config,
+    pub(super) listed: Listed,
+    pub(super) networks: BTreeMap<String, NetworkDef>,
+    pub(super) slots: BTreeMap<String, Slot>,
+    pub(super) nodes: BTreeMap<String, NodeFact>,
+    /// Pods by uid, and whether they have finished.
+    pub(super) pods: HashMap<String, bool>,
+    /// Pods that addresses name and that are over by the API server's own word, and since when that is known.
+    pub(super) ended: HashMap<String, UnixSeconds>,
+    pub(super) instances: HashMap<InstanceName, Held>,
+    pub(super) by_pod: HashMap<String, BTreeSet<InstanceName>>,
+    /// Addresses kept for an owner: (kind, namespace, name).
+    pub(super) by_owner: HashMap<(String, String, String), BTreeSet<InstanceName>>,
+    /// Addresses of tunnel ends: (Network, node).
+    pub(super) by_vtep: BTreeMap<(String, String), BTreeSet<InstanceName>>,
+    /// Subnet of each known block.
+    pub(super) block_subnet: HashMap<String, String>,
+    pub(super) pending: HashMap<InstanceName, Pending>,
+    /// Addresses that are taken in a Subnet because an object of another Subnet has their name.
+    pub(super) foreign: HashMap<InstanceName, BTreeSet<String>>,
+    pub(super) last_grant: u64,
+    pub(super) standing: OnceLock<Standing>,
+}
+
+pub(super) fn mark_of(phase: Phase) -> Mark {
+    match phase {
+        Phase::Bound => Mark::Bound,
+        Phase::Reserved => Mark::Reserved,
+        Phase::Releasing => Mark::Releasing,
+    }
+}
+
+/// Whether this is the address of a node's own tunnel end.
+#[must_use]
+pub(crate) fn is_vtep(def: &InstanceDef) -> bool {
+    def.pod.is_none() && def.interface == VTEP_INTERFACE
+}
+
+impl Ipam {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            listed: Listed::default(),
+            networks: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            pods: HashMap::new(),
+            ended: HashMap::new(),
+            instances: HashMap::new(),
+            by_pod: HashMap::new(),
+            by_owner: HashMap::new(),
+            by_vtep: BTreeMap::new(),
+            block_subnet: HashMap::new(),
+            pending: HashMap::new(),
+            foreign: HashMap::new(),
+            last_grant: 0,
+            standing: OnceLock::new(),
+        }
+    }
+
+    /// Starts from full lists.
+    pub fn restore(config: Config, lists: Lists, now: UnixSeconds) -> (Self, Restored) {
+        let mut ipam = Self::new(config);
+        ipam.reset_networks(lists.networks);
+        ipam.reset_subnets(lists.subnets);
+        ipam.reset_nodes(lists.nodes);
+        ipam.reset_blocks(lists.blocks);
+        ipam.reset_instances(lists.instances, now);
+        ipam.reset_pods(lists.pods);
+        (ipam, Restored(()))
+    }
+
+    /// The proof, once each kind has been given in full by its `reset_…`.
+    ///
+    /// # Errors
+    /// Names the kinds that were not.
+    pub fn restored(&self) -> Result<Restored, NotRestored> {
+        let l = self.listed;
+        let missing: Vec<_> = [
+            (l.networks, "Networks"),
+            (l.subnets, "Subnets"),
+            (l.blocks, "IPBlocks"),
+            (l.instances, "IPInstances"),
+            (l.nodes, "Nodes"),
+            (l.pods, "Pods"),
+        ]
+        .into_iter()
+        .filter_map(|(listed, kind)| (!listed).then_some(kind))
+        .collect();
+        if missing.is_empty() { Ok(Restored(())) } else { Err(NotRestored { missing }) }
+    }
+
+    /// The times in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Which Networks and Subnets are in force.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        self.standing.get_or_init(|| Standing::of(self.networks.values(), self.subnets()))
+    }
+
+    /// A Network.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<&NetworkDef> {
+        self.networks.get(name)
+    }
+
+    /// All Networks by name.
+    pub fn networks(&self) -> impl Iterator<Item = &NetworkDef> {
+        self.networks.values()
+    }
+
+    /// A Subnet.
+    #[must_use]
+    pub fn subnet(&self, name: &str) -> Option<&SubnetDef> {
+        self.slots.get(name)?.def.as_ref()
+    }
+
+    /// All Subnets by name.
+    pub fn subnets(&self) -> impl Iterator<Item = &SubnetDef> {
+        self.slots.values().filter_map(|s| s.def.as_ref())
+    }
+
+    /// The Subnets of a Network, oldest first.
+    #[must_use]
+    pub fn subnets_of(&self, network: &str) -> Vec<&SubnetDef> {
+        let mut subnets: Vec<_> = self.subnets().filter(|s| s.network == network).collect();
+        subnets.sort_by_key(|s| (s.created, &s.name));
+        subnets
+    }
+
+    /// An address that was given out.
+    #[must_use]
+    pub fn instance(&self, name: &InstanceName) -> Option<&Arc<InstanceDef>> {
+        self.instances.get(name).map(|h| &h.def)
+    }
+
+    /// All addresses that were given out, in no order.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<InstanceDef>> {
+        self.instances.values().map(|h| &h.def)
+    }
+
+    /// The addresses of a pod, by uid.
+    pub fn instances_of_pod(&self, uid: &str) -> impl Iterator<Item = &Arc<InstanceDef>> {
+        self.by_pod.get(uid).into_iter().flatten().filter_map(|n| self.instance(n))
+    }
+
+    /// The blocks of a Subnet that exist.
+    pub fn blocks_of(&self, subnet: &str) -> impl Iterator<Item = &BlockDef> {
+        self.slots.get(subnet).into_iter().flat_map(|s| s.blocks.confirmed())
+    }
+
+    /// Counts of a Subnet.
+    #[must_use]
+    pub fn usage(&self, subnet: &str) -> Usage {
+        self.slots.get(subnet).map(|s| s.pool.usage()).unwrap_or_default()
+    }
+
+    /// Whether any address of the Subnet is taken, in or outside its present ranges.
+    #[must_use]
+    pub fn subnet_in_use(&self, subnet: &str) -> bool {
+        self.slots.get(subnet).is_some_and(|s| !s.pool.is_idle())
+    }
+
+    /// Nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeFact> {
+        self.nodes.values()
+    }
+
+    /// Whether the node exists and the Network's node selector picks it.
+    #[must_use]
+    pub fn is_member(&self, network: &NetworkDef, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|n| network.nodes.matches(&n.labels))
+    }
+
+    /// The nodes that take part in a Network, by name.
+    pub fn members<'a>(&'a self, network: &'a NetworkDef) -> impl Iterator<Item = &'a NodeFact> {
+        self.nodes.values().filter(|n| network.nodes.matches(&n.labels))
+    }
+
+    /// Whether pods may be given addresses of this Network now.
+    #[must_use]
+    pub fn is_usable(&self, network: &NetworkDef) -> bool {
+        network.ready && !network.deleting && self.network_loss(&network.name).is_none()
+    }
+
+    /// Whether addresses of this Subnet may be given out now.
+    #[must_use]
+    pub fn is_subnet_usable(&self, subnet: &SubnetDef) -> bool {
+        subnet.ready && !subnet.deleting && self.standing().subnet(&subnet.name).is_none()
+    }
+
+    /// Whether the Network's nodes have addresses of their own in it.
+    #[must_use]
+    pub(super) fn has_vteps(network: &NetworkDef) -> bool {
+        network.kind == NetworkType::Vxlan
+    }
+
+    pub(super) fn space_of(&self, subnet: &SubnetDef) -> &str {
+        self.networks.get(&subnet.network).map_or("", |n| n.space.as_str())
+    }
+
+    /// How the pod with this uid is.
+    #[must_use]
+    pub fn pod_seen(&self, uid: &str) -> PodSeen {
+        match self.pods.get(uid) {
+            Some(false) => PodSeen::Live,
+            Some(true) | None => PodSeen::Over { confirmed: self.ended.get(uid).copied() },
+        }
+    }
+
+    /// The API server itself has said that the pod is over, which is for ever: uids do not come back.
+    pub(crate) fn confirm_end(&mut self, uid: &str, now: UnixSeconds) {
+        self.ended.entry(uid.to_owned()).or_insert(now);
+    }
+
+    pub(crate) fn circumstances(&self, def: &InstanceDef, check: Option<PodCheck>) -> Circumstances {
+        let node_exists = def.node.as_ref().is_none_or(|n| self.nodes.contains_key(n));
+        let blocks = self.networks.get(&def.network).is_some_and(|n| n.kind.has_blocks());
+        let covered = def.node.as_ref().is_none_or(|node| {
+            self.slots.get(&def.subnet).is_some_and(|s| s.blocks.covers(node, def.name.address()))
+        });
+        Circumstances {
+            pod: def.pod.as_ref().map(|p| self.pod_seen(&p.uid)),
+            node_exists,
+            wanted: self.vtep_is_wanted(def),
+            check,
+            cooling_since: self.instances.get(&def.name).and_then(|h| h.cooling_since),
+            uncovered: blocks && !covered,
+        }
+    }
+
+    /// Whether pods hold addresses of the Network, or addresses are kept in it for owners.
+    #[must_use]
+    pub fn network_in_use(&self, network: &str) -> bool {
+        self.slots
+            .values()
+            .filter(|s| s.def.as_ref().is_some_and(|d| d.network == network))
+            .any(|s| s.pool.held() > s.vteps)
+    }
+
+    /// Why the Network cannot be used; `None` if it can. A second default that pods use already goes on, but is no
+    /// default.
+    #[must_use]
+    pub fn network_loss(&self, network: &str) -> Option<&Loss> {
+        let standing = self.standing();
+        standing
+            .network(network)
+            .or_else(|| standing.second_default(network).filter(|_| !self.network_in_use(network)))
+    }
+
+    /// Addresses of a Subnet that are taken, with what is known about each: `None` for a promise on its way.
+    pub fn taken(&self, subnet: &str) -> impl Iterator<Item = (IpAddr, Option<&Arc<InstanceDef>>)> {
+        let (slot, space) = self.slot_and_space(subnet);
+        slot.into_iter()
+            .flat_map(|s| s.pool.taken())
+            .map(move |(a, _)| (a, self.instance(&InstanceName::new(space, a))))
+    }
+
+    /// Like [`Self::taken`], within a range.
+    pub(crate) fn taken_in(
+        &self,
+        subnet: &str,
+        range: &AddrRange,
+    ) -> impl Iterator<Item = (IpAddr, Option<&Arc<InstanceDef>>)> {
+        let (slot, space) = self.slot_and_space(subnet);
+        slot.into_iter()
+            .flat_map(move |s| s.pool.taken_in(range))
+            .map(move |(a, _)| (a, self.instance(&InstanceName::new(space, a))))
+    }
+
+    fn slot_and_space(&self, subnet: &str) -> (Option<&Slot>, &str) {
+        let slot = self.slots.get(subnet);
+        (slot, slot.and_then(|s| s.def.as_ref()).map_or("", |d| self.space_of(d)))
+    }
+
+    /// Names of all Subnets that exist or that something refers to.
+    pub(crate) fn slot_names(&self) -> Vec<String> {
+        self.slots.keys().cloned().collect()
+    }
+
+    /// Takes the blocks of a Subnet out for a change that looks at the rest of the state.
+    pub(crate) fn take_blocks(&mut self, subnet: &str) -> Blocks {
+        self.slots.get_mut(subnet).map(|s| std::mem::take(&mut s.blocks)).unwrap_or_default()
+    }
+
+    pub(crate) fn put_blocks(&mut self, subnet: &str, blocks: Blocks) {
+        if let Some(slot) = self.slots.get_mut(subnet) {
+            slot.blocks = blocks;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Rules that only several objects together can decide.
+//!
+//! The webhook asks [`verdict`] before a change; the controller asks [`Standing`] for what happened anyway. In both
+//! the older object wins (by creation time, then by name) and is never harmed by the loser.
+
+mod change;
+mod standing;
+
+pub use change::{Change, Sentence, verdict};
+pub use standing::{Loss, Standing, type_name};

@@ -1,0 +1,253 @@
+//! Whether one change may be made, given everything else: the webhook's question.
+
+use std::fmt;
+
+use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
+
+use super::Standing;
+use crate::ipam::{Holder, Ipam, is_vtep};
+use crate::pool::Pool;
+
+/// Why a change is refused: what is wrong, and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Sentence(pub String);
+
+impl fmt::Display for Sentence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A change by somebody other than the controller: without `old` a creation, without `new` a deletion.
+#[derive(Debug, Clone, Copy)]
+pub enum Change<'a> {
+    /// Of a Network.
+    Network {
+        /// As it is.
+        old: Option<&'a NetworkDef>,
+        /// As it shall be.
+        new: Option<&'a NetworkDef>,
+    },
+    /// Of a Subnet.
+    Subnet {
+        /// As it is.
+        old: Option<&'a SubnetDef>,
+        /// As it shall be.
+        new: Option<&'a SubnetDef>,
+    },
+    /// Of an IPInstance.
+    Instance {
+        /// As it is.
+        old: Option<&'a InstanceDef>,
+        /// As it shall be.
+        new: Option<&'a InstanceDef>,
+    },
+    /// Of an IPBlock.
+    Block {
+        /// As it is.
+        old: Option<&'a BlockDef>,
+        /// As it shall be.
+        new: Option<&'a BlockDef>,
+    },
+}
+
+/// What an object that is being created counts as: younger than all others.
+const YOUNGEST: UnixSeconds = UnixSeconds::MAX;
+
+/// Holders named in one sentence.
+const NAMED: usize = 3;
+
+fn refuse<T>(sentence: String) -> Result<T, Sentence> {
+    Err(Sentence(sentence))
+}
+
+/// Decides about a change. What only waits for another object (a Subnet before its Network) is let through and shown as
+/// a condition, so that objects can be applied in any order.
+///
+/// # Errors
+/// The sentence for the user.
+pub fn verdict(change: Change<'_>, ipam: &Ipam) -> Result<(), Sentence> {
+    match change {
+        Change::Network { old, new: Some(new) } => network_written(old, new, ipam),
+        Change::Network { old: Some(old), new: None } => network_deleted(old, ipam),
+        Change::Subnet { old, new: Some(new) } => subnet_written(old, new, ipam),
+        Change::Subnet { old: Some(old), new: None } => subnet_deleted(old, ipam),
+        Change::Instance { old: None, new: Some(new) } => instance_created(new, ipam),
+        Change::Instance { old: Some(old), new: None } => instance_deleted(old),
+        Change::Block { old, new: Some(new) } => block_written(old, new, ipam),
+        Change::Block { old: Some(old), new: None } => block_deleted(old, ipam),
+        Change::Instance { .. }
+        | Change::Network { old: None, new: None }
+        | Change::Subnet { old: None, new: None }
+        | Change::Block { old: None, new: None } => Ok(()),
+    }
+}
+
+fn network_written(old: Option<&NetworkDef>, new: &NetworkDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let created = old.map_or(YOUNGEST, |o| o.created);
+    let new = NetworkDef { created, ..new.clone() };
+    let others = || ipam.networks().filter(|n| n.name != new.name);
+    let after = Standing::of(others().chain([&new]), []);
+    let own = after.network(&new.name).filter(|l| l.reason != "NotSupported");
+    if let Some(loss) = own.or_else(|| after.second_default(&new.name)) {
+        return refuse(format!("Network {}: {}", new.name, loss.message));
+    }
+    let before = ipam.standing();
+    for n in others() {
+        let lost = |s: &Standing| s.network(&n.name).or_else(|| s.second_default(&n.name)).cloned();
+        if lost(before).is_none() && lost(&after).is_some() {
+            return refuse(format!(
+                "Network {}: this would put Network {} out of force, which is in use; set spec.default=false there first",
+                new.name, n.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn network_deleted(old: &NetworkDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let names: Vec<&str> =
+        ipam.subnets_of(&old.name).iter().filter(|s| !s.deleting).map(|s| s.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    refuse(format!("Network {} has Subnets ({}); delete them first", old.name, names.join(", ")))
+}
+
+fn subnet_written(old: Option<&SubnetDef>, new: &SubnetDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let created = old.map_or(YOUNGEST, |o| o.created);
+    let def = SubnetDef { created, ..new.clone() };
+    let others = ipam.subnets().filter(|s| s.name != new.name);
+    let after = Standing::of(ipam.networks(), others.chain([&def]));
+    let waits = ["NetworkMissing", "NetworkNotReady"];
+    if let Some(loss) = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason)) {
+        return refuse(format!("Subnet {}: {}", new.name, loss.message));
+    }
+    if let Some(old) = old {
+        shrunk_over_used(old, new, ipam)?;
+    }
+    Ok(())
+}
+
+/// Refuses a change after which an address that is held could not be given out.
+fn shrunk_over_used(old: &SubnetDef, new: &SubnetDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let (before, after) = (Pool::new(old), Pool::new(new));
+    let left_out: Vec<_> = ipam
+        .taken(&old.name)
+        .filter(|(a, def)| {
+            let releasing = def.is_some_and(|d| d.phase == Phase::Releasing);
+            before.allows(*a) && !after.allows(*a) && !releasing
+        })
+        .collect();
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = left_out
+        .iter()
+        .take(NAMED)
+        .map(|(a, def)| format!("{a} ({})", def.map_or(Holder::Grant, |d| Holder::of(d))))
+        .collect();
+    let more = left_out.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    refuse(format!(
+        "Subnet {}: addresses in use would be left out: {}{more}; free them first or keep them in spec.ranges",
+        new.name,
+        named.join(", ")
+    ))
+}
+
+fn subnet_deleted(old: &SubnetDef, ipam: &Ipam) -> Result<(), Sentence> {
+    // Nodes' own addresses and those that cool down are taken care of while the finalizer holds the object.
+    let held: Vec<_> = ipam
+        .taken(&old.name)
+        .filter(|(_, def)| def.is_none_or(|d| d.phase != Phase::Releasing && !is_vtep(d)))
+        .collect();
+    let Some((address, def)) = held.first() else { return Ok(()) };
+    let holder = def.map_or(Holder::Grant, |d| Holder::of(d));
+    refuse(format!(
+        "Subnet {} has {} addresses in use (for example {address}, held by {holder}); delete their pods first",
+        old.name,
+        held.len()
+    ))
+}
+
+fn instance_created(new: &InstanceDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let address = new.name.address();
+    let Some(subnet) = ipam.subnet(&new.subnet) else { return Ok(()) };
+    if subnet.network != new.network {
+        return refuse(format!(
+            "IPInstance {}: Subnet {} belongs to Network {}, not {}; correct spec.network",
+            new.name, subnet.name, subnet.network, new.network
+        ));
+    }
+    if !subnet.cidr.contains(address) {
+        return refuse(format!(
+            "IPInstance {}: {address} is not in {} of Subnet {}; correct spec.subnet",
+            new.name, subnet.cidr, subnet.name
+        ));
+    }
+    if subnet.gateway == Some(address) {
+        return refuse(format!(
+            "IPInstance {}: {address} is the gateway of Subnet {}; choose another address",
+            new.name, subnet.name
+        ));
+    }
+    Ok(())
+}
+
+fn instance_deleted(old: &InstanceDef) -> Result<(), Sentence> {
+    if old.phase != Phase::Bound {
+        return Ok(());
+    }
+    let address = old.name.address();
+    match Holder::of(old) {
+        Holder::Pod { pod, .. } => {
+            let (ns, name) = pod.split_once('/').unwrap_or_default();
+            refuse(format!(
+                "{address} is held by pod {pod}; delete the pod (kubectl -n {ns} delete pod {name}) and the address \
+                 is freed after it"
+            ))
+        }
+        Holder::Node(node) => refuse(format!(
+            "{address} is the address of node {node} in Network {}; it is freed when the node leaves the Network",
+            old.network
+        )),
+        // Bound without a holder: nobody to wait for, a person may clear it up.
+        Holder::Owner(_) | Holder::Cooling | Holder::Grant => Ok(()),
+    }
+}
+
+fn block_written(old: Option<&BlockDef>, new: &BlockDef, ipam: &Ipam) -> Result<(), Sentence> {
+    if old.is_some_and(|o| (&o.subnet, o.cidr, &o.node) == (&new.subnet, new.cidr, &new.node)) {
+        return Ok(());
+    }
+    if let Some(s) = ipam.subnet(&new.subnet).filter(|s| !s.cidr.contains_cidr(&new.cidr)) {
+        return refuse(format!(
+            "IPBlock {}: {} is not in {} of Subnet {}; choose a block of it",
+            new.name, new.cidr, s.cidr, s.name
+        ));
+    }
+    match ipam.blocks_of(&new.subnet).find(|b| b.name != new.name && b.cidr.overlaps(&new.cidr)) {
+        Some(b) => refuse(format!(
+            "IPBlock {}: {} overlaps {} of IPBlock {} (node {}); choose a free block",
+            new.name, new.cidr, b.cidr, b.name, b.node
+        )),
+        None => Ok(()),
+    }
+}
+
+fn block_deleted(old: &BlockDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let of_node = |def: Option<&std::sync::Arc<InstanceDef>>| {
+        def.is_none_or(|d| d.node.as_deref() == Some(old.node.as_str()))
+    };
+    match ipam.taken_in(&old.subnet, &old.cidr.range()).find(|(_, def)| of_node(*def)) {
+        Some((address, def)) => {
+            let holder = def.map_or(Holder::Grant, |d| Holder::of(d));
+            refuse(format!(
+                "IPBlock {} is in use: {address} is held by {holder}; the controller gives it back when it is empty",
+                old.name
+            ))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,12 @@
+//! The controller's decisions as its shell sees them.
+
+mod blocks;
+mod cluster;
+mod events;
+mod grant;
+mod leader;
+mod pool;
+mod protocol;
+mod release;
+mod status;
+mod verdict;

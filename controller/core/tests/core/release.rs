@@ -1,0 +1,174 @@
+//! What becomes of an address, as a table and as a story.
+
+use std::sync::Arc;
+
+use braid_controller_core::Config;
+use braid_controller_core::release::{Circumstances, Decision, PodCheck, PodSeen, decide};
+use braid_types::model::{InstanceDef, OwnerRef, Phase};
+
+use crate::cluster::{give, lists, live, request, start};
+
+fn held() -> InstanceDef {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    (*give(&mut ipam, &restored, &request(1, "n1"))[0]).clone()
+}
+
+fn gone(confirmed: Option<i64>) -> Circumstances {
+    Circumstances {
+        pod: Some(PodSeen::Over { confirmed }),
+        node_exists: true,
+        wanted: false,
+        check: None,
+        cooling_since: None,
+        uncovered: false,
+    }
+}
+
+#[test]
+fn two_observations_and_a_last_look_before_an_address_is_given_back() {
+    let now = 10_000;
+    let bound = held();
+    let pod = bound.pod.clone().unwrap();
+    let down = InstanceDef { torn_down: Some(1), phase: Phase::Releasing, ..bound.clone() };
+    let owner = OwnerRef {
+        api_version: "apps/v1".into(),
+        kind: "StatefulSet".into(),
+        namespace: "shop".into(),
+        name: "db".into(),
+        uid: "u".into(),
+    };
+    let kept = InstanceDef { owner: Some(owner), ..down.clone() };
+    let checked = |c: Circumstances, check| Circumstances { check: Some(check), ..c };
+    let alive = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
+    let dead_node = Circumstances { node_exists: false, ..gone(None) };
+    let release = |reason| Decision::MarkReleasing { release_at: now + 30, reason };
+    let recheck = || Decision::RecheckPod(pod.clone());
+    let table = [
+        ("alive", &bound, alive, Decision::Keep),
+        ("alive though torn down", &down, alive, Decision::Keep),
+        ("gone for the cache", &bound, gone(None), recheck()),
+        ("gone, from now on", &bound, checked(gone(None), PodCheck::Gone), Decision::WaitUntil(now + 900)),
+        ("gone, node silent", &bound, gone(Some(now - 899)), Decision::WaitUntil(now + 1)),
+        ("gone, silent for long", &bound, gone(Some(now - 900)), recheck()),
+        ("gone, torn down", &down, gone(None), recheck()),
+        ("gone, node gone", &bound, dead_node, recheck()),
+        ("the cache was wrong", &down, checked(gone(None), PodCheck::Live), Decision::WaitUntil(now + 5)),
+        ("confirmed", &down, checked(gone(None), PodCheck::Gone), release("TornDown")),
+        ("finished", &down, checked(gone(None), PodCheck::Finished), release("TornDown")),
+        ("confirmed, node gone", &bound, checked(dead_node, PodCheck::Gone), release("NodeGone")),
+        ("confirmed, silent", &bound, checked(gone(Some(0)), PodCheck::Gone), release("NodeSilent")),
+        ("kept by its owner", &kept, checked(gone(None), PodCheck::Gone), Decision::Reserve),
+        ("not covered", &bound, Circumstances { uncovered: true, ..alive }, Decision::RouteByHost),
+    ];
+    for (what, def, circumstances, want) in table {
+        assert_eq!(decide(def, now, &circumstances, &Config::default()), want, "{what}");
+    }
+}
+
+#[test]
+fn the_cool_down_ends_by_the_object_or_by_what_was_seen() {
+    let cooling = InstanceDef { phase: Phase::Releasing, release_at: Some(130), ..held() };
+    let at = |now, since| {
+        decide(&cooling, now, &Circumstances { cooling_since: Some(since), ..gone(None) }, &Config::default())
+    };
+    assert_eq!(at(100, 100), Decision::WaitUntil(130));
+    assert_eq!(at(129, 100), Decision::WaitUntil(130));
+    assert_eq!(at(130, 100), Decision::Delete);
+    // A restart in between: the object still knows.
+    assert_eq!(at(131, 131), Decision::Delete);
+    // The clock that wrote it was ahead by far: one cool-down from when it was seen is enough.
+    assert_eq!(at(29, -1), Decision::Delete);
+    let revived = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
+    assert_eq!(decide(&cooling, 500, &revived, &Config::default()), Decision::Keep, "its pod runs");
+}
+
+#[test]
+fn what_is_kept_stays_until_its_time() {
+    let kept = InstanceDef { phase: Phase::Reserved, pod: None, ..held() };
+    let c = Circumstances { pod: None, ..gone(None) };
+    assert_eq!(decide(&kept, 100, &c, &Config::default()), Decision::Keep);
+    let until = InstanceDef { retain_until: Some(200), ..kept };
+    assert_eq!(decide(&until, 100, &c, &Config::default()), Decision::WaitUntil(200));
+    let ended = Decision::MarkReleasing { release_at: 230, reason: "RetentionEnded" };
+    assert_eq!(decide(&until, 200, &c, &Config::default()), ended);
+}
+
+#[test]
+fn the_end_of_a_pod_is_remembered_while_its_objects_change() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let made = give(&mut ipam, &restored, &request(1, "n1"));
+    let name = &made[0].name;
+    assert_eq!(ipam.decide(&restored, name, None, 50), Some(Decision::Keep));
+    let effects = ipam.remove_pod("pod-1");
+    assert_eq!(effects.review.len(), 2);
+    let recheck = |d: Option<Decision>| matches!(d, Some(Decision::RecheckPod(p)) if p.uid == "pod-1");
+    assert!(recheck(ipam.decide(&restored, name, None, 100)));
+    let wait = Some(Decision::WaitUntil(1000));
+    assert_eq!(ipam.decide(&restored, name, Some(PodCheck::Gone), 100), wait);
+    assert_eq!(ipam.decide(&restored, name, None, 200), wait);
+    assert_eq!(
+        ipam.decide(&restored, &made[1].name, None, 200),
+        wait,
+        "the API server is asked once per pod"
+    );
+    // Some other field changes, the lists come again: the count goes on.
+    let changed = Arc::new(InstanceDef { host_routed: true, ..(*made[0]).clone() });
+    ipam.upsert_instance(changed.clone(), 300);
+    ipam.reset_instances(vec![changed.clone(), made[1].clone()], 400);
+    assert_eq!(ipam.reset_pods((2..9).map(live).collect()).review.len(), 2);
+    assert_eq!(ipam.decide(&restored, name, None, 600), wait);
+    let torn = Arc::new(InstanceDef { phase: Phase::Releasing, torn_down: Some(960), ..(*changed).clone() });
+    ipam.upsert_instance(torn.clone(), 960);
+    assert!(recheck(ipam.decide(&restored, name, None, 960)));
+    let Some(Decision::MarkReleasing { release_at, .. }) =
+        ipam.decide(&restored, name, Some(PodCheck::Gone), 960)
+    else {
+        panic!("two observations and a check")
+    };
+    assert_eq!((release_at, ipam.usage("v4").cooling), (990, 1));
+    let cooling = Arc::new(InstanceDef { release_at: Some(release_at), ..(*torn).clone() });
+    ipam.upsert_instance(cooling, 960);
+    assert_eq!(ipam.decide(&restored, name, None, 989), Some(Decision::WaitUntil(990)));
+    assert_eq!(ipam.decide(&restored, name, None, 990), Some(Decision::Delete));
+    let freed = ipam.remove_instance(name, &torn.uid);
+    assert!(freed.wake.contains(&braid_controller_core::Topic::Subnet("v4".into())));
+    assert_eq!(ipam.usage("v4").used + ipam.usage("v4").cooling, 0);
+    assert_eq!(ipam.decide(&restored, name, None, 991), None);
+}
+
+#[test]
+fn the_deletion_of_an_earlier_object_does_not_free_its_successor() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let made = give(&mut ipam, &restored, &request(1, "n1"));
+    assert_eq!(ipam.remove_instance(&made[0].name, "an-older-uid"), Default::default());
+    assert_eq!(ipam.usage("v4").used, 1);
+    let effects = ipam.remove_instance(&made[0].name, &made[0].uid);
+    assert!(effects.pods.contains("pod-1"), "deleted by hand under a living pod: it is asked for again");
+}
+
+#[test]
+fn a_nodes_own_address_goes_with_its_node_or_its_subnet_but_after_the_pods() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    for req in ipam.vteps_missing() {
+        let grant = ipam.grant_vtep(&restored, &req).unwrap();
+        for claim in &grant.claims {
+            let uid = claim.name().to_string();
+            ipam.upsert_instance(InstanceDef { uid, ..(**claim.def()).clone() }.into(), 0);
+        }
+        ipam.finish(grant);
+    }
+    let of_node = |ipam: &braid_controller_core::Ipam, n: &str| {
+        ipam.instances().find(|d| d.node.as_deref() == Some(n) && d.subnet == "v4").unwrap().name.clone()
+    };
+    let (n1, n2) = (of_node(&ipam, "n1"), of_node(&ipam, "n2"));
+    let left = Some(Decision::MarkReleasing { release_at: 130, reason: "NodeLeft" });
+    assert_eq!(ipam.decide(&restored, &n1, None, 100), Some(Decision::Keep));
+    assert!(ipam.remove_node("n1").review.contains(&n1));
+    assert_eq!(ipam.decide(&restored, &n1, None, 100), left);
+    let made = give(&mut ipam, &restored, &request(1, "n2"));
+    let deleting = ipam.subnet("v4").cloned().map(|s| braid_types::model::SubnetDef { deleting: true, ..s });
+    assert!(ipam.upsert_subnet(deleting.unwrap()).review.contains(&n2));
+    assert_eq!(ipam.decide(&restored, &n2, None, 100), Some(Decision::Keep), "a pod still needs the way");
+    assert!(ipam.remove_instance(&made[0].name, &made[0].uid).review.contains(&n2));
+    assert_eq!(ipam.decide(&restored, &n2, None, 100), left);
+}

@@ -1,0 +1,176 @@
+//! What the webhook lets through.
+
+use braid_controller_core::Ipam;
+use braid_controller_core::verdict::{Change, Standing, verdict};
+use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
+use proptest::prelude::*;
+
+use crate::cluster::{give, lists, network, ranges, request, start, subnet};
+
+fn answer(ipam: &Ipam, change: Change<'_>) -> String {
+    verdict(change, ipam).map_or_else(|s| s.to_string(), |()| "ok".to_owned())
+}
+
+fn contains(answer: &str, part: &str) {
+    assert!(answer.contains(part), "`{answer}` says nothing of `{part}`");
+}
+
+#[test]
+fn networks() {
+    let (ipam, _) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let overlay = ipam.network("overlay").unwrap().clone();
+    let made = |new: &NetworkDef| answer(&ipam, Change::Network { old: None, new: Some(new) });
+    assert_eq!(made(&network("other", 5)), "ok");
+    contains(
+        &made(&NetworkDef { created: 1, ..network("other", 4) }),
+        "VNI 4 is used by the older Network overlay",
+    );
+    contains(
+        &made(&NetworkDef { default: true, ..network("other", 5) }),
+        "Network overlay is the default already",
+    );
+    // A type that comes later is no mistake: it is shown as a condition.
+    assert_eq!(made(&NetworkDef { kind: NetworkType::Bgp, vxlan: None, ..network("other", 5) }), "ok");
+    assert_eq!(answer(&ipam, Change::Network { old: Some(&overlay), new: Some(&overlay) }), "ok");
+    contains(
+        &answer(&ipam, Change::Network { old: Some(&overlay), new: None }),
+        "has Subnets (v4, v6); delete them first",
+    );
+}
+
+#[test]
+fn an_older_network_cannot_push_out_the_default() {
+    let mut all = lists("10.0.0.0/24", "fd00::/120");
+    all.networks.push(NetworkDef { created: 1, ..network("elder", 5) });
+    let (ipam, _) = start(all);
+    let elder = ipam.network("elder").unwrap().clone();
+    let new = NetworkDef { default: true, ..elder.clone() };
+    let said = answer(&ipam, Change::Network { old: Some(&elder), new: Some(&new) });
+    contains(&said, "would put Network overlay out of force");
+}
+
+#[test]
+fn subnets() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    for n in 0..5 {
+        give(&mut ipam, &restored, &request(n, "n1"));
+    }
+    let v4 = ipam.subnet("v4").unwrap().clone();
+    let made = |new: &SubnetDef| answer(&ipam, Change::Subnet { old: None, new: Some(new) });
+    assert_eq!(made(&subnet("s", "overlay", "10.1.0.0/24")), "ok");
+    contains(&made(&subnet("s", "overlay", "10.0.0.128/25")), "overlaps 10.0.0.0/24 of the older Subnet v4");
+    contains(&made(&subnet("s", "overlay", "10.0.0.0/8")), "overlaps 10.0.0.0/24");
+    assert_eq!(made(&subnet("s", "comes-later", "10.1.0.0/24")), "ok", "objects are applied in any order");
+    let changed = |new: &SubnetDef| answer(&ipam, Change::Subnet { old: Some(&v4), new: Some(new) });
+    assert_eq!(changed(&SubnetDef { ranges: ranges(&["10.0.0.1-10.0.0.5"]), ..v4.clone() }), "ok");
+    let shrunk = changed(&SubnetDef { ranges: ranges(&["10.0.0.2-10.0.0.4"]), ..v4.clone() });
+    contains(&shrunk, "10.0.0.1 (pod shop/web-0 on node n1), 10.0.0.5 (pod shop/web-4 on node n1)");
+    let excluded = changed(&SubnetDef { excluded: ranges(&["10.0.0.0/24"]), ..v4.clone() });
+    contains(&excluded, "and 2 more; free them first");
+    contains(
+        &answer(&ipam, Change::Subnet { old: Some(&v4), new: None }),
+        "has 5 addresses in use (for example 10.0.0.1, held by pod shop/web-0 on node n1); delete their pods first",
+    );
+}
+
+#[test]
+fn a_subnet_without_pods_may_go_though_nodes_have_addresses_in_it() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    for req in ipam.vteps_missing() {
+        let grant = ipam.grant_vtep(&restored, &req).unwrap();
+        for claim in &grant.claims {
+            ipam.upsert_instance(claim.def().clone(), 0);
+        }
+        ipam.finish(grant);
+    }
+    let v4 = ipam.subnet("v4").unwrap().clone();
+    assert_eq!(answer(&ipam, Change::Subnet { old: Some(&v4), new: None }), "ok");
+    let deleting = |s: &SubnetDef| SubnetDef { deleting: true, ..s.clone() };
+    let both: Vec<SubnetDef> = ipam.subnets().map(deleting).collect();
+    for s in both {
+        ipam.upsert_subnet(s);
+    }
+    let overlay = ipam.network("overlay").unwrap().clone();
+    assert_eq!(
+        answer(&ipam, Change::Network { old: Some(&overlay), new: None }),
+        "ok",
+        "they are on their way"
+    );
+}
+
+#[test]
+fn addresses_and_blocks() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let made = give(&mut ipam, &restored, &request(1, "n1"));
+    let held = &*made[0];
+    let deleted = |d: &InstanceDef| answer(&ipam, Change::Instance { old: Some(d), new: None });
+    contains(
+        &deleted(held),
+        "10.0.0.1 is held by pod shop/web-1; delete the pod (kubectl -n shop delete pod web-1)",
+    );
+    assert_eq!(deleted(&InstanceDef { phase: Phase::Reserved, pod: None, ..held.clone() }), "ok");
+    let pinned = |name: &str, change: fn(&mut InstanceDef)| {
+        let mut def =
+            InstanceDef { name: name.parse().unwrap(), phase: Phase::Reserved, pod: None, ..held.clone() };
+        change(&mut def);
+        answer(&ipam, Change::Instance { old: None, new: Some(&def) })
+    };
+    assert_eq!(pinned("10.0.0.9", |_| {}), "ok");
+    contains(&pinned("10.1.0.9", |_| {}), "10.1.0.9 is not in 10.0.0.0/24 of Subnet v4");
+    contains(&pinned("10.0.0.9", |d| d.network = "x".into()), "belongs to Network overlay, not x");
+    let block = ipam.blocks_of("v4").next().unwrap().clone();
+    contains(
+        &answer(&ipam, Change::Block { old: Some(&block), new: None }),
+        "10.0.0.1 is held by pod shop/web-1",
+    );
+    let wide = BlockDef { name: "x".into(), cidr: "10.0.0.0/28".parse().unwrap(), ..block.clone() };
+    contains(&answer(&ipam, Change::Block { old: None, new: Some(&wide) }), "overlaps 10.0.0.0/30");
+    let out = BlockDef { name: "x".into(), cidr: "10.1.0.0/30".parse().unwrap(), ..block };
+    contains(&answer(&ipam, Change::Block { old: None, new: Some(&out) }), "is not in 10.0.0.0/24");
+}
+
+fn objects() -> impl Strategy<Value = (Vec<NetworkDef>, Vec<SubnetDef>)> {
+    let net = (0i64..4, 1i64..4, any::<bool>(), any::<bool>());
+    let sub = (0i64..4, 0usize..5, 0u8..4, 24u8..28);
+    (prop::collection::vec(net, 0..5), prop::collection::vec(sub, 0..8)).prop_map(|(nets, subs)| {
+        let nets = nets.into_iter().enumerate().map(|(i, (created, vni, default, deleting))| NetworkDef {
+            created,
+            default,
+            deleting,
+            ..network(&format!("n{i}"), vni)
+        });
+        let subs = subs.into_iter().enumerate().map(|(i, (created, net, third, len))| {
+            let cidr =
+                braid_types::Cidr::containing(format!("10.0.{third}.{}", i * 16).parse().unwrap(), len);
+            SubnetDef { created, ..subnet(&format!("s{i}"), &format!("n{net}"), &cidr.unwrap().to_string()) }
+        });
+        (nets.collect(), subs.collect())
+    })
+}
+
+proptest! {
+    #[test]
+    fn who_is_in_force_depends_on_the_objects_only((nets, subs) in objects(), by in 0usize..8) {
+        let standing = Standing::of(&nets, &subs);
+        let (mut other_nets, mut other_subs) = (nets.clone(), subs.clone());
+        other_nets.reverse();
+        if !other_subs.is_empty() {
+            let by = by % other_subs.len();
+            other_subs.rotate_left(by);
+        }
+        prop_assert_eq!(&Standing::of(&other_nets, &other_subs), &standing);
+        // Nobody in force contradicts anybody else in force.
+        let in_force: Vec<&SubnetDef> = subs.iter().filter(|s| standing.subnet(&s.name).is_none()).collect();
+        for (i, a) in in_force.iter().enumerate() {
+            prop_assert!(in_force[..i].iter().all(|b| !a.cidr.overlaps(&b.cidr)));
+        }
+        let defaults = nets.iter().filter(|n| {
+            n.default && !n.deleting && standing.network(&n.name).is_none() && standing.second_default(&n.name).is_none()
+        });
+        prop_assert!(defaults.count() <= 1);
+        // The oldest of all is never harmed.
+        if let Some(oldest) = nets.iter().min_by_key(|n| (n.created, &n.name)) {
+            prop_assert_eq!(standing.network(&oldest.name), None);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Flags of `braid-controller`, each with its environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The cluster controller of Braid: gives out addresses, keeps Networks and Subnets in order.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "braid-controller", version)]
+pub(crate) struct Args {
+    /// What to do; nothing given means to run the controller.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "BRAID_METRICS_ADDR", default_value = "[::]:9430", value_parser = listen_address)]
+    pub(crate) metrics_addr: SocketAddr,
+
+    /// Where the validating webhook is served (TLS).
+    #[arg(long, env = "BRAID_WEBHOOK_ADDR", default_value = "[::]:9443", value_parser = listen_address)]
+    pub(crate) webhook_addr: SocketAddr,
+
+    /// Namespace of Lease, Secret and Service.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "braid-system")]
+    pub(crate) namespace: String,
+
+    /// Name of this process in the Lease; a random part is added, since a restarted process is another one.
+    #[arg(long, env = "POD_NAME", default_value = "braid-controller")]
+    pub(crate) identity: String,
+
+    /// How long a freed address rests before it is given out again.
+    #[arg(long, env = "BRAID_COOL_DOWN", default_value = "30s", value_parser = duration)]
+    pub(crate) cool_down: Duration,
+
+    /// How long after its pod is gone an address is freed although the node never confirmed the teardown.
+    #[arg(long, env = "BRAID_ORPHAN_TIMEOUT", default_value = "15m", value_parser = duration)]
+    pub(crate) orphan_timeout: Duration,
+
+    /// How long an address block stays with its node after it became empty.
+    #[arg(long, env = "BRAID_BLOCK_GRACE", default_value = "5m", value_parser = duration)]
+    pub(crate) block_grace: Duration,
+
+    /// How logs look.
+    #[arg(long, env = "BRAID_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// How long a Lease that is not renewed keeps others out.
+    #[arg(long, env = "BRAID_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub(crate) lease_duration: Duration,
+
+    /// How long the leader goes on without a successful renewal.
+    #[arg(long, env = "BRAID_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    pub(crate) renew_deadline: Duration,
+
+    /// How often the Lease is looked at.
+    #[arg(long, env = "BRAID_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    pub(crate) retry_period: Duration,
+
+    /// Kubeconfig to use instead of the pod's service account.
+    #[arg(long, env = "KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, where it differs from what the service account environment or kubeconfig says.
+    #[arg(long, env = "BRAID_API_SERVER")]
+    pub(crate) api_server: Option<String>,
+
+    /// API writes in flight at once while addresses are granted.
+    #[arg(long, env = "BRAID_PARALLEL_GRANTS", default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) parallel_grants: u16,
+
+    /// Lead without a Lease. For tests of what happens when two controllers lead.
+    #[arg(long, hide = true)]
+    pub(crate) assume_leader: bool,
+}
+
+/// What else the binary does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum Command {
+    /// Remove every Braid object and its finalizers. Only for uninstalling: pods lose their addresses.
+    Purge,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One readable line per message.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `:9430` means every address of the machine, both families.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse()
+        .map_err(|_| format!("`{text}` is not an address and port, such as `:9430` or `127.0.0.1:9430`"))
+}
+
+/// A number and one of the units `ms`, `s`, `m`, `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration, such as `500ms`, `30s`, `15m` or `1h`");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in
+            [("0s", 0), ("250ms", 250), ("30s", 30_000), ("15m", 900_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "30", "s", "-1s", "1d", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_port_alone_listens_everywhere() {
+        assert_eq!(listen_address(":9430").unwrap().to_string(), "[::]:9430");
+        assert_eq!(listen_address("127.0.0.1:1").unwrap().to_string(), "127.0.0.1:1");
+        assert!(listen_address("9430").is_err());
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+        let args = Args::try_parse_from(["braid-controller"]).unwrap();
+        assert!(args.lease_duration > args.renew_deadline && args.renew_deadline > args.retry_period);
+    }
+}

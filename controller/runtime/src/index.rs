@@ -1,0 +1,108 @@
+//! From watch events to the state: parse, take in, make work of what changed.
+//!
+//! One module per kind. An object that cannot be used is noted where its owner sees it and never keeps the
+//! others from being used.
+
+mod instance;
+mod network;
+mod node;
+mod pod;
+mod subnet;
+
+use std::sync::Arc;
+
+use braid_informer::{Informers, Selection, Undecodable};
+use kube::{Api, Client, ResourceExt};
+
+use crate::metrics::{Metrics, WatchLabel};
+use crate::world::Shared;
+pub(crate) use instance::{learn, unlearn};
+pub(crate) use network::learn as learn_network;
+pub(crate) use pod::no_namespace;
+pub(crate) use subnet::learn as learn_subnet;
+
+/// What a handler of any kind needs.
+#[derive(Debug, Clone)]
+struct Index {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+}
+
+impl Index {
+    /// An object that exists and that nobody here understands. The watch has logged it already.
+    fn unreadable(&self, watch: &'static str, _: &Undecodable) {
+        self.metrics.undecodable.get_or_create(&WatchLabel { watch }).inc();
+    }
+}
+
+/// Starts a watch per kind.
+pub(crate) fn watch(
+    informers: &mut Informers,
+    client: &Client,
+    shared: &Arc<Shared>,
+    metrics: &Arc<Metrics>,
+) {
+    let index = Index { shared: shared.clone(), metrics: metrics.clone() };
+    let all = Selection::default;
+    let i = index.clone();
+    informers.watch("networks", Api::all(client.clone()), all(), move |event| network::handle(&i, event));
+    let i = index.clone();
+    informers.watch("subnets", Api::all(client.clone()), all(), move |event| subnet::handle(&i, event));
+    let i = index.clone();
+    informers
+        .watch("ipblocks", Api::all(client.clone()), all(), move |event| subnet::handle_blocks(&i, event));
+    let i = index.clone();
+    informers.watch_mapped(
+        "ipinstances",
+        Api::all(client.clone()),
+        all(),
+        |raw| instance::news(&raw),
+        move |event| {
+            instance::handle(&i, event);
+        },
+    );
+    let i = index.clone();
+    informers.watch_mapped("nodes", Api::all(client.clone()), all(), node::news, move |event| {
+        node::handle(&i, event);
+    });
+    let i = index.clone();
+    informers.watch_mapped(
+        "nodenetworks",
+        Api::all(client.clone()),
+        all(),
+        |raw| node::network_news(&raw),
+        move |event| {
+            node::handle_networks(&i, event);
+        },
+    );
+    let i = index.clone();
+    informers.watch_mapped(
+        "namespaces",
+        Api::all(client.clone()),
+        all(),
+        pod::namespace_news,
+        move |event| {
+            pod::handle_namespaces(&i, event);
+        },
+    );
+    let i = index;
+    informers.watch_mapped(
+        "pods",
+        Api::all(client.clone()),
+        all(),
+        |raw| pod::news(&raw),
+        move |event| {
+            pod::handle(&i, event);
+        },
+    );
+}
+
+/// How long after a change leftovers are looked for: many changes make one search.
+const SWEEP_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Whether `new` is an older state of the object `known`: the answer to an own write is often known before the
+/// watch delivers what preceded it. Versions of one resource are ordered numbers (KEP-5504).
+fn is_older<K: ResourceExt>(new: &K, known: Option<&K>) -> bool {
+    let version = |object: &K| object.resource_version().and_then(|v| v.parse::<u64>().ok());
+    known.is_some_and(|known| known.uid() == new.uid() && version(known) > version(new))
+}

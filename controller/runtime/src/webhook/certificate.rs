@@ -1,0 +1,258 @@
+//! The webhook's certificates: an own CA and a serving certificate, made here, kept in one Secret.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp, Zoned};
+use k8s_openapi::ByteString;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+const CA_DAYS: i64 = 3650;
+const SERVING_DAYS: i64 = 365;
+
+/// Keys of the Secret.
+mod key {
+    pub(super) const CA: &str = "ca.crt";
+    pub(super) const CA_KEY: &str = "ca.key";
+    pub(super) const CA_END: &str = "ca.not-after";
+    pub(super) const CERT: &str = "tls.crt";
+    pub(super) const KEY: &str = "tls.key";
+    pub(super) const END: &str = "tls.not-after";
+}
+
+/// Why certificates cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateError {
+    /// The Secret lacks a part, or the part is not what it should be.
+    #[error("the Secret's `{0}` is missing or unreadable")]
+    Part(&'static str),
+    /// The library refused.
+    #[error("making a certificate failed")]
+    Make(#[from] rcgen::Error),
+    /// The key does not fit.
+    #[error("the key of the certificate is not usable")]
+    Key(#[from] rustls::Error),
+}
+
+/// Contents of the Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bundle(BTreeMap<String, ByteString>);
+
+impl Bundle {
+    /// The contents, as found in the Secret.
+    pub(crate) fn from_secret(data: Option<BTreeMap<String, ByteString>>) -> Self {
+        Self(data.unwrap_or_default())
+    }
+
+    /// The contents, to be written into the Secret.
+    pub(crate) fn data(&self) -> &BTreeMap<String, ByteString> {
+        &self.0
+    }
+
+    /// A new CA and a certificate for `hosts`, both valid from `now`. Clients that still trust the CA of
+    /// `previous` go on to be served until they hear of the new one.
+    pub(crate) fn make(
+        hosts: &[String],
+        now: Timestamp,
+        previous: Option<&Self>,
+    ) -> Result<Self, CertificateError> {
+        let key_pair = KeyPair::generate()?;
+        let (mut params, end) = params("braid webhook CA", Vec::new(), now, CA_DAYS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key_pair)?;
+        // Two at most: a bundle must not grow with each renewal.
+        let old = previous.and_then(|p| p.text(key::CA).ok()).and_then(first_certificate).unwrap_or_default();
+        let mut bundle = Self(BTreeMap::new());
+        bundle.put(key::CA, certificate.pem() + &old);
+        bundle.put(key::CA_KEY, key_pair.serialize_pem());
+        bundle.put(key::CA_END, end.to_string());
+        bundle.serve(hosts, now)?;
+        Ok(bundle)
+    }
+
+    /// What should stand in the Secret at `now`, or `None` when what stands there is good.
+    ///
+    /// A serving certificate is renewed when a third of its life is left; a CA when it would end before the
+    /// certificate that it signs.
+    pub(crate) fn renewed(&self, hosts: &[String], now: Timestamp) -> Result<Option<Self>, CertificateError> {
+        let good_for = |name, days: i64| {
+            self.moment(name).is_some_and(|end| end > now + SignedDuration::from_hours(24 * days))
+        };
+        if self.serving().is_err() || self.text(key::CA_KEY).is_err() || !good_for(key::CA_END, SERVING_DAYS)
+        {
+            return Self::make(hosts, now, Some(self)).map(Some);
+        }
+        if good_for(key::END, SERVING_DAYS / 3) {
+            return Ok(None);
+        }
+        let mut bundle = self.clone();
+        bundle.serve(hosts, now)?;
+        Ok(Some(bundle))
+    }
+
+    fn serve(&mut self, hosts: &[String], now: Timestamp) -> Result<(), CertificateError> {
+        let ca_pem = first_certificate(self.text(key::CA)?).ok_or(CertificateError::Part(key::CA))?;
+        let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(self.text(key::CA_KEY)?)?)?;
+        let key_pair = KeyPair::generate()?;
+        let (mut params, end) = params("braid webhook", hosts.to_vec(), now, SERVING_DAYS)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key_pair, &issuer)?;
+        self.put(key::CERT, certificate.pem());
+        self.put(key::KEY, key_pair.serialize_pem());
+        self.put(key::END, end.to_string());
+        Ok(())
+    }
+
+    /// What clients have to trust: one or two certificates, PEM.
+    pub(crate) fn ca(&self) -> Option<&ByteString> {
+        self.0.get(key::CA).filter(|pem| !pem.0.is_empty())
+    }
+
+    /// Certificate and key for the TLS server.
+    pub(crate) fn serving(&self) -> Result<Arc<CertifiedKey>, CertificateError> {
+        let chain: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(self.text(key::CERT)?.as_bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|_| CertificateError::Part(key::CERT))?;
+        if chain.is_empty() {
+            return Err(CertificateError::Part(key::CERT));
+        }
+        let private = PrivateKeyDer::from_pem_slice(self.text(key::KEY)?.as_bytes())
+            .map_err(|_| CertificateError::Part(key::KEY))?;
+        let certified = CertifiedKey::new(chain, any_supported_type(&private)?);
+        certified.keys_match()?;
+        Ok(Arc::new(certified))
+    }
+
+    fn put(&mut self, name: &str, text: String) {
+        self.0.insert(name.to_owned(), ByteString(text.into_bytes()));
+    }
+
+    fn text(&self, name: &'static str) -> Result<&str, CertificateError> {
+        self.0.get(name).and_then(|b| std::str::from_utf8(&b.0).ok()).ok_or(CertificateError::Part(name))
+    }
+
+    fn moment(&self, name: &'static str) -> Option<Timestamp> {
+        self.text(name).ok()?.parse().ok()
+    }
+}
+
+fn first_certificate(pem: &str) -> Option<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    pem.find(END).map(|at| format!("{}\n", pem[..at + END.len()].trim_start()))
+}
+
+/// Parameters of a certificate that is valid from the day before `now`, as clocks differ, and its end.
+fn params(
+    name: &str,
+    hosts: Vec<String>,
+    now: Timestamp,
+    days: i64,
+) -> Result<(CertificateParams, Timestamp), CertificateError> {
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let day = |t: Timestamp| {
+        let date = Zoned::new(t, jiff::tz::TimeZone::UTC).date();
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    let end = now + SignedDuration::from_hours(24 * days);
+    params.not_before = day(now - SignedDuration::from_hours(24));
+    params.not_after = day(end);
+    // Certificates end at midnight of their last day.
+    Ok((params, end - SignedDuration::from_hours(24)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts() -> Vec<String> {
+        vec!["braid-webhook.braid-system.svc".into(), "braid-webhook.braid-system.svc.cluster.local".into()]
+    }
+
+    fn start() -> Timestamp {
+        "2026-01-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn later(days: i64) -> Timestamp {
+        start() + SignedDuration::from_hours(24 * days)
+    }
+
+    #[test]
+    fn a_new_bundle_serves_and_needs_nothing() {
+        let bundle = Bundle::make(&hosts(), start(), None).unwrap();
+        bundle.serving().unwrap();
+        assert_eq!(bundle.renewed(&hosts(), later(200)).unwrap(), None);
+    }
+
+    #[test]
+    fn the_serving_certificate_is_renewed_in_time_under_the_same_ca() {
+        let bundle = Bundle::make(&hosts(), start(), None).unwrap();
+        let renewed = bundle.renewed(&hosts(), later(250)).unwrap().expect("a third is left");
+        assert_eq!(renewed.ca(), bundle.ca());
+        assert_ne!(renewed.data()[key::CERT], bundle.data()[key::CERT]);
+        renewed.serving().unwrap();
+        assert_eq!(renewed.renewed(&hosts(), later(251)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_new_ca_stands_beside_the_old_one_and_never_more_than_two() {
+        let first = Bundle::make(&hosts(), start(), None).unwrap();
+        let second = first.renewed(&hosts(), later(3300)).unwrap().unwrap();
+        let old = first.text(key::CA).unwrap();
+        assert!(second.text(key::CA).unwrap().contains(old.trim()));
+        let third = second.renewed(&hosts(), later(6600)).unwrap().unwrap();
+        assert_eq!(third.text(key::CA).unwrap().matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(!third.text(key::CA).unwrap().contains(old.trim()));
+        third.serving().unwrap();
+    }
+
+    #[test]
+    fn a_damaged_bundle_is_made_anew() {
+        let good = Bundle::make(&hosts(), start(), None).unwrap();
+        for part in [key::CA_KEY, key::CERT, key::KEY, key::CA_END] {
+            let mut broken = good.clone();
+            broken.0.remove(part);
+            let healed = broken.renewed(&hosts(), later(1)).unwrap().expect(part);
+            healed.serving().unwrap();
+        }
+        let mut mixed = good.clone();
+        let other = Bundle::make(&hosts(), start(), None).unwrap();
+        mixed.0.insert(key::KEY.into(), other.data()[key::KEY].clone());
+        assert!(mixed.renewed(&hosts(), later(1)).unwrap().is_some(), "a key of another certificate");
+        assert!(Bundle::from_secret(None).renewed(&hosts(), start()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_client_that_trusts_the_ca_accepts_the_certificate() {
+        use rustls::client::danger::ServerCertVerifier;
+        let bundle = Bundle::make(&hosts(), start(), None).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        for ca in CertificateDer::pem_slice_iter(&bundle.ca().unwrap().0) {
+            roots.add(ca.unwrap()).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        let serving = bundle.serving().unwrap();
+        let name = "braid-webhook.braid-system.svc".try_into().unwrap();
+        let now = rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+            later(1).as_second().unsigned_abs(),
+        ));
+        verifier.verify_server_cert(&serving.cert[0], &[], &name, &[], now).unwrap();
+        let wrong = "other.braid-system.svc".try_into().unwrap();
+        assert!(verifier.verify_server_cert(&serving.cert[0], &[], &wrong, &[], now).is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! Two controllers that both believed that they lead may have given one interface twice what it needs: different
+//! addresses, so that no claim stood against the other. What nobody uses of it goes again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use braid_api::IPInstance;
+use braid_types::model::InstanceDef;
+use braid_types::{Family, InstanceName};
+use kube::ResourceExt;
+use tracing::{info, warn};
+
+use super::Work;
+use crate::index;
+use crate::world::World;
+use crate::write::{Seen, WriteError};
+
+/// An address of one interface, as the API server has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    name: InstanceName,
+    /// The addresses that it was given together with, in order.
+    set: Vec<std::net::IpAddr>,
+    /// Whether a node has put it on the interface.
+    attached: bool,
+}
+
+/// The addresses of one interface that nobody needs.
+///
+/// What is attached stays, together with all of its set. If nothing is, the set of the lowest address whose set is
+/// complete stays, or else that of the lowest address. Every controller comes to the same answer, and agents
+/// choose by the same rule what to attach.
+fn surplus(candidates: &[Candidate]) -> Vec<InstanceName> {
+    let present: BTreeSet<_> = candidates.iter().map(|c| c.name.address()).collect();
+    let mut lowest_first: Vec<&Candidate> = candidates.iter().collect();
+    lowest_first.sort_by_key(|c| c.name.address());
+    let attached: BTreeSet<_> = candidates.iter().filter(|c| c.attached).map(|c| &c.set).collect();
+    let complete = || lowest_first.iter().find(|c| c.set.iter().all(|a| present.contains(a)));
+    let kept: BTreeSet<_> = if attached.is_empty() {
+        complete().or(lowest_first.first()).into_iter().flat_map(|c| &c.set).copied().collect()
+    } else {
+        attached.into_iter().flatten().copied().collect()
+    };
+    candidates
+        .iter()
+        .filter(|c| !c.attached && !kept.contains(&c.name.address()))
+        .map(|c| c.name.clone())
+        .collect()
+}
+
+/// Interfaces with more than one address of a family: pod uid and interface.
+pub(super) type Crowded = BTreeMap<(String, String), Vec<InstanceName>>;
+
+/// Finds them.
+pub(super) fn crowded(world: &World) -> Crowded {
+    let mut seen: HashMap<(&str, &str, Family), u32> = HashMap::new();
+    let mut found = BTreeSet::new();
+    for def in world.ipam.instances() {
+        let Some(pod) = def.pod.as_ref() else { continue };
+        let key = (pod.uid.as_str(), def.interface.as_str(), Family::of(def.name.address()));
+        let count = seen.entry(key).or_default();
+        *count += 1;
+        if *count > 1 {
+            found.insert((key.0.to_owned(), key.1.to_owned()));
+        }
+    }
+    let names = |uid: &str, interface: &str| {
+        let mut names: Vec<_> = world
+            .ipam
+            .instances_of_pod(uid)
+            .filter(|d| d.interface == interface)
+            .map(|d| d.name.clone())
+            .collect();
+        names.sort();
+        names
+    };
+    found
+        .into_iter()
+        .map(|(uid, interface)| (names(&uid, &interface), (uid, interface)))
+        .map(|(n, k)| (k, n))
+        .collect()
+}
+
+impl Work {
+    /// Deletes what is too much on interfaces that were crowded at the last round already and still are alike: an
+    /// agent that was attaching one of the sets has said so meanwhile.
+    pub(super) async fn thin_out(&self) {
+        let now = crowded(&self.shared.world());
+        let before = std::mem::replace(&mut *self.crowded.lock(), now.clone());
+        for (key, names) in now {
+            if before.get(&key) == Some(&names)
+                && let Err(error) = self.thin(&key.1, &names).await
+            {
+                warn!(pod = key.0, %error, "surplus addresses are still there");
+            }
+        }
+    }
+
+    async fn thin(&self, interface: &str, names: &[InstanceName]) -> Result<(), WriteError> {
+        let mut candidates = Vec::new();
+        let mut seen = HashMap::new();
+        for name in names {
+            let Some(object) = self.writer.get::<IPInstance>(&name.to_string()).await? else { return Ok(()) };
+            let (Ok(def), Some(uid)) = (InstanceDef::try_from(&object), object.uid()) else { return Ok(()) };
+            let attached =
+                object.status.as_ref().is_some_and(|s| s.attached_at.is_some() || s.sandbox.is_some());
+            let mut set = def.set;
+            set.sort();
+            candidates.push(Candidate { name: name.clone(), set, attached });
+            seen.insert(name.clone(), Seen { uid, version: object.resource_version().unwrap_or_default() });
+        }
+        for name in surplus(&candidates) {
+            let Some(seen) = seen.get(&name) else { continue };
+            match self.writer.delete::<IPInstance>(&name.to_string(), seen).await {
+                Ok(()) | Err(WriteError::Missing(_)) => {
+                    info!(address = %name, interface, "surplus address was never used and is free again");
+                    index::unlearn(&self.shared, &name, &seen.uid);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(name: &str, set: &[&str], attached: bool) -> Candidate {
+        let set = set.iter().map(|a| a.parse().unwrap()).collect();
+        Candidate { name: InstanceName::new("", name.parse().unwrap()), set, attached }
+    }
+
+    fn left(candidates: &[Candidate]) -> Vec<String> {
+        let gone = surplus(candidates);
+        candidates.iter().filter(|c| !gone.contains(&c.name)).map(|c| c.name.to_string()).collect()
+    }
+
+    const A: [&str; 2] = ["10.0.0.1", "fd00::1"];
+    const B: [&str; 2] = ["10.0.0.2", "fd00::2"];
+
+    #[test]
+    fn a_complete_set_stays_and_the_rest_of_another_goes() {
+        let all = [candidate(B[0], &B, false), candidate(B[1], &B, false), candidate(A[1], &A, false)];
+        assert_eq!(left(&all), ["10.0.0.2", "fd00-0-0-0-0-0-0-2"]);
+    }
+
+    #[test]
+    fn of_two_complete_sets_the_lower_one_stays_in_any_order() {
+        let mut all = vec![
+            candidate(A[0], &A, false),
+            candidate(A[1], &A, false),
+            candidate(B[0], &B, false),
+            candidate(B[1], &B, false),
+        ];
+        assert_eq!(left(&all), ["10.0.0.1", "fd00-0-0-0-0-0-0-1"]);
+        all.reverse();
+        assert_eq!(left(&all), ["fd00-0-0-0-0-0-0-1", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn an_address_in_two_sets_counts_by_its_own() {
+        let (own, other) = (["10.0.0.1", "fd00::2"], ["10.0.0.1", "fd00::1"]);
+        let all = [
+            candidate(own[0], &own, false),
+            candidate(other[1], &other, false),
+            candidate(own[1], &own, false),
+        ];
+        assert_eq!(left(&all), ["10.0.0.1", "fd00-0-0-0-0-0-0-2"]);
+    }
+
+    #[test]
+    fn what_is_attached_always_stays_with_its_set() {
+        let all = [
+            candidate(A[0], &A, false),
+            candidate(A[1], &A, false),
+            candidate(B[0], &B, true),
+            candidate(B[1], &B, false),
+        ];
+        assert_eq!(left(&all), ["10.0.0.2", "fd00-0-0-0-0-0-0-2"]);
+    }
+
+    #[test]
+    fn of_two_halves_one_stays_to_be_completed() {
+        let all = [candidate(A[0], &A, false), candidate(B[0], &B, false)];
+        assert_eq!(left(&all), ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn an_interface_as_it_should_be_loses_nothing() {
+        let all = [candidate(A[0], &A, false), candidate(A[1], &A, false)];
+        assert_eq!(left(&all), ["10.0.0.1", "fd00-0-0-0-0-0-0-1"]);
+    }
+}

@@ -1,0 +1,117 @@
+//! Tidies up: blocks that nobody uses, what an agent said about a node that is gone, contradictions to be shown.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use braid_api::{IPBlock, NodeNetwork};
+use braid_controller_core::gc::{Finding, findings};
+use braid_types::model::BlockDef;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::ResourceExt;
+use tracing::{info, warn};
+
+use super::Work;
+use crate::queue::Outcome;
+use crate::world::{Sweep, now};
+use crate::write::{Seen, WriteError};
+
+/// Everything is looked at again after this time, whatever the events said.
+const FULL_SWEEP: Duration = Duration::from_secs(300);
+/// How often contradictions are looked for.
+const AUDIT: Duration = Duration::from_secs(60);
+
+impl Work {
+    /// One round.
+    pub(super) async fn sweep(self: Arc<Self>, what: Sweep) -> Outcome {
+        match what {
+            Sweep::Blocks => self.sweep_blocks().await,
+            Sweep::Audit => {
+                self.drop_lost_nodes().await;
+                self.thin_out().await;
+                let found = findings(&self.shared.world().ipam);
+                self.show(found).await;
+                Outcome::Again(AUDIT)
+            }
+        }
+    }
+
+    async fn sweep_blocks(&self) -> Outcome {
+        let sweep = self.shared.world().ipam.sweep_blocks(&self.restored, now());
+        for block in &sweep.give_back {
+            if !self.give_back(block).await {
+                self.shared.world().ipam.keep_block(block);
+            }
+        }
+        let next =
+            sweep.next.map(|at| Duration::from_secs(u64::try_from(at - now()).unwrap_or_default().max(1)));
+        Outcome::Again(next.unwrap_or(FULL_SWEEP).min(FULL_SWEEP))
+    }
+
+    /// Whether the block is gone.
+    async fn give_back(&self, block: &BlockDef) -> bool {
+        let seen = self.shared.world().block_seen.get(&block.name).cloned();
+        let Some((uid, version)) = seen else { return false };
+        match self.writer.delete::<IPBlock>(&block.name, &Seen { uid, version }).await {
+            Ok(()) | Err(WriteError::Missing(_)) => {
+                info!(block = block.name, node = block.node, "block is given back");
+                let mut world = self.shared.world();
+                world.block_seen.remove(&block.name);
+                let effects = world.ipam.remove_block(&block.name);
+                self.shared.dispatch(&world, effects);
+                true
+            }
+            Err(error) => {
+                warn!(block = block.name, %error, "block not given back");
+                false
+            }
+        }
+    }
+
+    /// Removes what agents said about nodes that exist no more.
+    async fn drop_lost_nodes(&self) {
+        let lost: Vec<String> = {
+            let world = self.shared.world();
+            let nodes: BTreeSet<&str> = world.ipam.nodes().map(|n| n.name.as_str()).collect();
+            world.node_networks.keys().filter(|n| !nodes.contains(n.as_str())).cloned().collect()
+        };
+        for node in lost {
+            let result = async {
+                let Some(found) = self.writer.get::<NodeNetwork>(&node).await? else { return Ok(()) };
+                let seen = Seen {
+                    uid: found.uid().unwrap_or_default(),
+                    version: found.resource_version().unwrap_or_default(),
+                };
+                self.writer.delete::<NodeNetwork>(&node, &seen).await
+            };
+            match result.await {
+                Ok(()) | Err(WriteError::Missing(_)) => {
+                    info!(node, "NodeNetwork of a node that is gone removed");
+                }
+                Err(error) => warn!(node, %error, "NodeNetwork of a node that is gone not removed"),
+            }
+        }
+    }
+
+    /// Shows contradictions once each: nothing is changed on their account.
+    async fn show(&self, found: Vec<Finding>) {
+        let new: Vec<Finding> = {
+            let mut shown = self.shown.lock();
+            let present: BTreeSet<Finding> = found.into_iter().collect();
+            let new = present.difference(&shown).cloned().collect();
+            *shown = present;
+            new
+        };
+        for finding in new {
+            let Finding { kind, name, reason, message } = &finding;
+            warn!(kind, name, reason, sentence = message, "contradiction found");
+            let object = ObjectReference {
+                api_version: Some("braid.network/v1".to_owned()),
+                kind: Some((*kind).to_owned()),
+                name: Some(name.clone()),
+                ..ObjectReference::default()
+            };
+            self.events.warn(&object, "Check", reason, message).await;
+        }
+    }
+}

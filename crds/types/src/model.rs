@@ -1,0 +1,270 @@
+//! The parsed form of every API kind: what is left after the raw object was checked.
+//!
+//! Cores work on these; `braid-api` makes them from the API objects.
+
+use std::net::IpAddr;
+
+use crate::{AddrRange, Cidr, Family, IfName, IfPattern, InstanceName, Mac, Selector, VlanId, Vni};
+
+/// Seconds since the Unix epoch.
+pub type UnixSeconds = i64;
+
+/// How a Network carries packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NetworkType {
+    /// L3 VXLAN overlay.
+    Vxlan,
+    /// VLAN underlay, routed by the node.
+    Vlan,
+    /// BGP underlay.
+    Bgp,
+    /// Host routes via the nodes' own addresses.
+    Direct,
+    /// macvlan interfaces in the pod.
+    Macvlan,
+    /// ipvlan L2 interfaces in the pod.
+    Ipvlan,
+    /// IP-in-IP overlay.
+    Ipip,
+    /// Userspace UDP tunnel.
+    Udp,
+    /// Node-local bridge.
+    Bridge,
+}
+
+impl NetworkType {
+    /// Whether pods are reached by node-affine blocks.
+    #[must_use]
+    pub fn has_blocks(self) -> bool {
+        matches!(self, Self::Vxlan | Self::Bgp | Self::Direct | Self::Ipip | Self::Udp)
+    }
+
+    /// Whether this version can realise it.
+    #[must_use]
+    pub fn is_supported(self) -> bool {
+        matches!(self, Self::Vxlan)
+    }
+}
+
+/// When packets between two nodes are encapsulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Encapsulation {
+    /// Always.
+    Always,
+    /// Only where the two nodes share no link.
+    CrossSubnet,
+}
+
+/// VXLAN part of a Network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VxlanDef {
+    /// Network identifier.
+    pub vni: Vni,
+    /// UDP destination port.
+    pub port: u16,
+    /// When to encapsulate.
+    pub encapsulation: Encapsulation,
+    /// Candidates for the parent device in order of preference; empty = the default route's device.
+    pub interfaces: Vec<IfPattern>,
+}
+
+/// A Network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkDef {
+    /// Object name.
+    pub name: String,
+    /// When the object was created: the oldest of two rivals wins.
+    pub created: UnixSeconds,
+    /// How it carries packets.
+    pub kind: NetworkType,
+    /// Used by pods that name none.
+    pub default: bool,
+    /// Member nodes.
+    pub nodes: Selector,
+    /// Namespaces that may use it; `None` = all.
+    pub namespaces: Option<Selector>,
+    /// MTU of pod interfaces; `None` = the parent's less encapsulation.
+    pub mtu: Option<u32>,
+    /// Address space, empty for the default one.
+    pub space: String,
+    /// Present when `kind` is VXLAN.
+    pub vxlan: Option<VxlanDef>,
+    /// VLAN id, when it sits on the Network.
+    pub vlan: Option<VlanId>,
+    /// Whether the controller has found it usable (`Ready=True`); agents and admission look at nothing else.
+    pub ready: bool,
+    /// Whether deletion was asked for.
+    pub deleting: bool,
+}
+
+/// A Subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubnetDef {
+    /// Object name.
+    pub name: String,
+    /// When the object was created.
+    pub created: UnixSeconds,
+    /// Name of its Network.
+    pub network: String,
+    /// The prefix.
+    pub cidr: Cidr,
+    /// Router of the subnet, never given out.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that may be given out; empty = all usable ones.
+    pub ranges: Vec<AddrRange>,
+    /// Never given out.
+    pub excluded: Vec<AddrRange>,
+    /// Given out only when asked for by address.
+    pub reserved: Vec<AddrRange>,
+    /// VLAN id, when it sits on the Subnet.
+    pub vlan: Option<VlanId>,
+    /// Prefix length of node-affine blocks.
+    pub block_size: u8,
+    /// Used only when named.
+    pub private: bool,
+    /// SNAT to the node when leaving the cluster.
+    pub nat_outgoing: bool,
+    /// Routing table given by the controller.
+    pub routing_table: Option<u32>,
+    /// Whether the controller has found it usable.
+    pub ready: bool,
+    /// Whether deletion was asked for.
+    pub deleting: bool,
+}
+
+impl SubnetDef {
+    /// Family of its addresses.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.cidr.family()
+    }
+}
+
+/// A pod, by uid: a same-named successor is another pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// Who keeps an address across pods.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerRef {
+    /// API version, `apps/v1`.
+    pub api_version: String,
+    /// Kind, `StatefulSet`.
+    pub kind: String,
+    /// Namespace; empty for cluster-scoped owners.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid; empty while the owner does not exist yet.
+    pub uid: String,
+}
+
+/// Where an address stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Held by a pod.
+    Bound,
+    /// Kept for an owner, no pod at the moment.
+    Reserved,
+    /// Given back; free after the cool-down.
+    Releasing,
+}
+
+/// An IPInstance: one address given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceDef {
+    /// Address and space, which are the object's name.
+    pub name: InstanceName,
+    /// Uid of the object, for preconditions.
+    pub uid: String,
+    /// Name of the Network.
+    pub network: String,
+    /// Name of the Subnet.
+    pub subnet: String,
+    /// Prefix length of the subnet.
+    pub prefix_len: u8,
+    /// Gateway of the subnet, where it has one.
+    pub gateway: Option<IpAddr>,
+    /// Hardware address of the interface.
+    pub mac: Option<Mac>,
+    /// Holder; absent while reserved and for a node's own address.
+    pub pod: Option<PodRef>,
+    /// Interface in the pod.
+    pub interface: String,
+    /// Node of the pod.
+    pub node: Option<String>,
+    /// All addresses granted to this interface together, itself included: an interface is complete when
+    /// each of them exists.
+    pub set: Vec<IpAddr>,
+    /// Who keeps it.
+    pub owner: Option<OwnerRef>,
+    /// End of retention.
+    pub retain_until: Option<UnixSeconds>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// When the node confirmed that the interface is torn down.
+    pub torn_down: Option<UnixSeconds>,
+    /// End of the cool-down, while releasing: the address is free after it.
+    pub release_at: Option<UnixSeconds>,
+    /// Needs a host route, as no block of its node covers it.
+    pub host_routed: bool,
+    /// Whether deletion was asked for.
+    pub deleting: bool,
+}
+
+/// An IPBlock: a range of a subnet that one node draws from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDef {
+    /// Object name.
+    pub name: String,
+    /// Subnet it is cut from.
+    pub subnet: String,
+    /// The range.
+    pub cidr: Cidr,
+    /// Node it belongs to.
+    pub node: String,
+}
+
+/// One end of a VXLAN tunnel as other nodes must know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VtepDef {
+    /// The node's address on the physical network: outer source and destination.
+    pub ip: IpAddr,
+    /// On-link prefixes of the parent: two nodes that share one need no encapsulation under `CrossSubnet`.
+    pub links: Vec<Cidr>,
+    /// Hardware address of the VXLAN device.
+    pub mac: Mac,
+    /// Addresses of the VXLAN device itself, at most one per family: next hops of block routes.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A Network as one node has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeNetworkDef {
+    /// Name of the Network.
+    pub network: String,
+    /// Whether pods can be attached.
+    pub ready: bool,
+    /// Parent device.
+    pub parent: Option<IfName>,
+    /// MTU for pods.
+    pub mtu: Option<u32>,
+    /// The tunnel end, for overlays.
+    pub vtep: Option<VtepDef>,
+}
+
+/// A NodeNetwork: what one agent says about its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeDef {
+    /// Node name.
+    pub node: String,
+    /// The Networks it takes part in.
+    pub networks: Vec<NodeNetworkDef>,
+}

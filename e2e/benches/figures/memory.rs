@@ -1,0 +1,243 @@
+//! Resident memory of controller and agent in a cluster of 1,000 nodes and 5,000 pods with 10,000 addresses, and how
+//! long a controller that starts there takes to be ready.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use braid_api::{IPInstance, NodeNetwork};
+use braid_e2e::{Sandbox, eventually};
+use braid_types::{Mac, well_known::VTEP_INTERFACE};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use crate::grants::{IN_FLIGHT, create_pods, delete_pods};
+use crate::place::{self, NAMESPACE, PATIENCE};
+use crate::report::{Report, median};
+
+const NODES: usize = 1_000;
+const PODS: usize = 5_000;
+const STARTS: usize = 3;
+/// The node whose agent is measured.
+const NODE: &str = "node2";
+
+pub(crate) fn run() -> Result<Report> {
+    let mut report = Report::new(
+        "memory",
+        "Resident memory, and a controller's start, at 1,000 nodes and 10,000 IPInstances",
+        "The API server holds 1,000 Nodes without a kubelet, each with what its agent would publish, and 5,000 pods bound \
+         to them, to which the controller gave 10,000 addresses (and each node its own two). Resident memory is VmRSS of \
+         the process; its highest value (VmHWM) includes the grants. The agent of a real node has a route per block, a \
+         neighbour per address and an FDB entry for each of those nodes. Start to ready is from the process's start, as \
+         the kernel has it, until /readyz answers; medians of 3.",
+        &["process", "empty cluster", "with 10,000 IPInstances", "highest"],
+    );
+    let sandbox = place::braid()?;
+    place::controllers(&sandbox, 1)?;
+    let before = [controller(&sandbox)?, agent(&sandbox)?];
+    place::block_on(populate(&sandbox))?;
+    settle(&sandbox)?;
+    let grown = [controller(&sandbox)?, agent(&sandbox)?];
+    let mut starts = Vec::new();
+    for _ in 0..STARTS {
+        place::controllers(&sandbox, 0)?;
+        starts.push(start(&sandbox)?);
+    }
+    settle(&sandbox)?;
+    let restarted = controller(&sandbox)?;
+    place::block_on(clear(&sandbox))?;
+    place::controllers(&sandbox, 2)?;
+
+    let mib = |kib: f64| format!("{:.1} MiB", kib / 1024.0);
+    for (name, before, grown) in [("controller", &before[0], &grown[0]), ("agent", &before[1], &grown[1])] {
+        report.row([name.to_owned(), mib(before.now), mib(grown.now), mib(grown.peak)]);
+    }
+    report.row(["controller, restarted".to_owned(), "-".to_owned(), mib(restarted.now), mib(restarted.peak)]);
+    let ready = median(&starts);
+    report.row([
+        "controller, start to ready".to_owned(),
+        "-".to_owned(),
+        format!("{ready:.2} s"),
+        "-".to_owned(),
+    ]);
+    report.keep("start to ready, seconds", &starts)?;
+    // The limits are for 100,000 IPInstances and 5,000 nodes; a tenth and a fifth of that must stay far below.
+    let worst = grown[0].now.max(restarted.now);
+    report.budget("controller at 10,000 IPInstances", "<= 150 MiB", mib(worst), worst <= 150.0 * 1024.0);
+    report.budget("agent at 1,000 nodes", "<= 40 MiB", mib(grown[1].now), grown[1].now <= 40.0 * 1024.0);
+    Ok(report)
+}
+
+/// KiB.
+struct Memory {
+    now: f64,
+    peak: f64,
+}
+
+fn memory(sandbox: &Sandbox, node: &str, pid: u32) -> Result<Memory> {
+    let status = sandbox.node_exec(node, &["cat", &format!("/proc/{pid}/status")])?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
+            .with_context(|| format!("no {name} of process {pid}"))
+    };
+    Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+}
+
+/// The only controller: its node and its process.
+fn only_controller(sandbox: &Sandbox) -> Result<Option<(String, u32)>> {
+    for node in sandbox.nodes() {
+        // The kernel keeps 15 characters of a program's name.
+        if let Some(pid) = place::pids(sandbox, &node, "braid-controlle")?.first() {
+            return Ok(Some((node, *pid)));
+        }
+    }
+    Ok(None)
+}
+
+fn controller(sandbox: &Sandbox) -> Result<Memory> {
+    let (node, pid) = only_controller(sandbox)?.context("no controller runs")?;
+    memory(sandbox, &node, pid)
+}
+
+fn agent(sandbox: &Sandbox) -> Result<Memory> {
+    let pids = place::pids(sandbox, NODE, "braid-node")?;
+    memory(sandbox, NODE, *pids.first().context("no agent runs")?)
+}
+
+/// Waits until neither process has used a processor for a while: all that there is to do is done.
+fn settle(sandbox: &Sandbox) -> Result<()> {
+    let mut last = 0;
+    let mut quiet = 0;
+    eventually("controller and agent to come to rest", PATIENCE, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let (node, pid) = only_controller(sandbox)?.context("no controller runs")?;
+        let agent = *place::pids(sandbox, NODE, "braid-node")?.first().context("no agent runs")?;
+        let now = ticks(sandbox, &node, pid)? + ticks(sandbox, NODE, agent)?;
+        quiet = if now <= last + 5 { quiet + 1 } else { 0 };
+        last = now;
+        Ok((quiet >= 5).then_some(()))
+    })
+}
+
+/// Processor time of a process so far, in clock ticks of 10 ms.
+fn ticks(sandbox: &Sandbox, node: &str, pid: u32) -> Result<u64> {
+    let fields = stat(sandbox, node, pid)?;
+    Ok(fields.get(11).copied().unwrap_or_default() + fields.get(12).copied().unwrap_or_default())
+}
+
+/// Fields of `/proc/<pid>/stat` from the third on (proc_pid_stat(5)); what is no number is 0.
+fn stat(sandbox: &Sandbox, node: &str, pid: u32) -> Result<Vec<u64>> {
+    let stat = sandbox.node_exec(node, &["cat", &format!("/proc/{pid}/stat")])?;
+    let (_, rest) = stat.rsplit_once(')').context("a line of the kernel")?;
+    Ok(rest.split_whitespace().map(|word| word.parse().unwrap_or_default()).collect())
+}
+
+/// Starts the controller; seconds from the start of its process until it is ready.
+fn start(sandbox: &Sandbox) -> Result<f64> {
+    sandbox.kubectl(&["-n", "braid-system", "scale", "deployment/braid-controller", "--replicas=1"])?;
+    let deadline = Instant::now() + PATIENCE;
+    let (node, pid) = loop {
+        ensure!(Instant::now() < deadline, "no controller starts");
+        if let Some(found) = only_controller(sandbox)? {
+            break found;
+        }
+    };
+    let script =
+        "until curl -sf -o /dev/null http://127.0.0.1:9430/readyz; do sleep 0.02; done; cat /proc/uptime";
+    let uptime = sandbox.node_exec(&node, &["timeout", "120", "sh", "-c", script])?;
+    let now: f64 = uptime.split(' ').next().unwrap_or_default().parse().context("the machine's uptime")?;
+    let started = *stat(sandbox, &node, pid)?.get(19).context("start time of the controller")?;
+    place::controllers(sandbox, 1)?;
+    Ok(now - started as f64 / 100.0)
+}
+
+fn node_name(n: usize) -> String {
+    format!("mem-{n}")
+}
+
+async fn populate(sandbox: &Sandbox) -> Result<()> {
+    let client = place::client(sandbox, None).await?;
+    let nodes: Api<Node> = Api::all(client.clone());
+    let plans = (0..NODES).map(|n| serde_json::from_value(place::paper_node(&node_name(n))));
+    let plans = plans.collect::<Result<Vec<Node>, _>>()?;
+    let post = PostParams::default();
+    stream::iter(&plans)
+        .map(|node| nodes.create(&post, node))
+        .buffer_unordered(IN_FLIGHT)
+        .try_for_each(|_| async { Ok(()) })
+        .await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    create_pods(&pods, (0..PODS).map(|n| place::pod(&format!("mem-{n}"), &node_name(n % NODES), &[])))
+        .await?;
+    let tunnel_ends = await_instances(&client).await?;
+    publish(&client, &tunnel_ends).await
+}
+
+/// Waits for the addresses of all pods and nodes; returns those of the nodes.
+async fn await_instances(client: &Client) -> Result<BTreeMap<String, Vec<String>>> {
+    let instances: Api<IPInstance> = Api::all(client.clone());
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        let list = instances.list(&ListParams::default()).await?;
+        let ours = |i: &&IPInstance| i.spec.node.as_deref().is_some_and(|node| node.starts_with("mem-"));
+        let found: Vec<&IPInstance> = list.items.iter().filter(ours).collect();
+        if found.len() == 2 * (PODS + NODES) {
+            let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for end in found.into_iter().filter(|i| i.spec.interface == VTEP_INTERFACE) {
+                let address = end.spec.address.split('/').next().unwrap_or_default().to_owned();
+                ends.entry(end.spec.node.clone().unwrap_or_default()).or_default().push(address);
+            }
+            return Ok(ends);
+        }
+        ensure!(Instant::now() < deadline, "{} addresses were granted", found.len());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Says for every node what its agent would say.
+async fn publish(client: &Client, ends: &BTreeMap<String, Vec<String>>) -> Result<()> {
+    let api: Api<NodeNetwork> = Api::all(client.clone());
+    let api = &api;
+    stream::iter(ends.iter().enumerate())
+        .map(|(n, (node, addresses))| async move {
+            let object = json!({
+                "apiVersion": "braid.network/v1", "kind": "NodeNetwork", "metadata": {"name": node}, "spec": {},
+            });
+            let status = json!({"status": {"networks": [{
+                "name": "overlay", "ready": true, "parent": "eth0", "device": "eth0.vxlan4", "mtu": 1450,
+                "vtep": {
+                    "ip": format!("172.29.{}.{}", n / 250, n % 250 + 1),
+                    "links": ["172.29.0.0/16"],
+                    "mac": Mac::derived(format!("{node}/overlay").as_bytes()).to_string(),
+                    "addresses": addresses,
+                },
+            }]}});
+            api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+            api.patch_status(node, &PatchParams::default(), &Patch::Merge(status)).await?;
+            Ok::<_, anyhow::Error>(())
+        })
+        .buffer_unordered(IN_FLIGHT)
+        .try_for_each(|()| async { Ok(()) })
+        .await
+}
+
+async fn clear(sandbox: &Sandbox) -> Result<()> {
+    let client = place::client(sandbox, None).await?;
+    delete_pods(&Api::namespaced(client.clone(), NAMESPACE), "").await?;
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=paper")).await?;
+    let published: Api<NodeNetwork> = Api::all(client);
+    for object in published.list_metadata(&ListParams::default()).await?.items {
+        let name = object.name_any();
+        if name.starts_with("mem-") {
+            published.delete(&name, &DeleteParams::default()).await?;
+        }
+    }
+    ensure!(fs::exists(sandbox.kubeconfig())?, "the cluster is gone");
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Braid's own programs as tests handle them: found by kubectl, killed on their node.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::exec::eventually;
+use crate::stage::{PATIENCE, Stage, items, text};
+
+/// One of Braid's programs on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Its pod.
+    pub pod: String,
+    /// The node.
+    pub node: String,
+    /// Id of the running container, which changes with every start.
+    pub container: String,
+    /// Whether it says that it is ready.
+    pub ready: bool,
+}
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `braid-controller`, on some nodes.
+    Controller,
+    /// `braid-node`, on every node.
+    Agent,
+}
+
+impl Program {
+    /// Name of the program, and of the label of its pods.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Controller => "braid-controller",
+            Self::Agent => "braid-node",
+        }
+    }
+}
+
+impl Stage {
+    /// Where a program runs.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn daemons(&self, program: Program) -> Result<Vec<Daemon>> {
+        let label = format!("app.kubernetes.io/name={}", program.name());
+        let pods = self.sandbox().kubectl_json(&["-n", "braid-system", "get", "pods", "-l", &label])?;
+        let alive =
+            items(&pods["items"]).into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        Ok(alive
+            .map(|pod| {
+                let container = &pod["status"]["containerStatuses"][0];
+                Daemon {
+                    pod: text(&pod["metadata"]["name"]),
+                    node: text(&pod["spec"]["nodeName"]),
+                    container: text(&container["containerID"]),
+                    ready: container["ready"] == true,
+                }
+            })
+            .collect())
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// When the node has none.
+    pub fn agent(&self, node: &str) -> Result<Daemon> {
+        let agents = self.daemons(Program::Agent)?;
+        agents.into_iter().find(|agent| agent.node == node).with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Ends a program on a node with SIGKILL, as the kernel does when memory is short. The node's process namespace
+    /// holds nothing of other nodes.
+    ///
+    /// # Errors
+    /// When it does not run there.
+    pub fn kill_daemon(&self, program: Program, node: &str) -> Result<()> {
+        let kill = format!("kill -9 $(pidof {})", program.name());
+        self.sandbox().node_exec(node, &["sh", "-c", &kill]).map(drop)
+    }
+
+    /// Waits until a node's agent is another process than `before` and ready.
+    ///
+    /// # Errors
+    /// When it is not within the deadline.
+    pub fn await_new_agent(&self, before: &Daemon) -> Result<()> {
+        eventually(&format!("a new agent on {}", before.node), PATIENCE, || {
+            let now = self.agent(&before.node)?;
+            Ok((now.ready && now.container != before.container).then_some(()))
+        })
+    }
+
+    /// Kills a node's agent and waits until the next one is ready.
+    ///
+    /// # Errors
+    /// When none is within the deadline.
+    pub fn replace_agent(&self, node: &str) -> Result<()> {
+        let before = self.agent(node)?;
+        ensure!(!before.container.is_empty(), "the agent on {node} has not started");
+        self.kill_daemon(Program::Agent, node)?;
+        self.await_new_agent(&before)
+    }
+
+    /// Sets the number of controllers, and waits until that many are there.
+    ///
+    /// # Errors
+    /// When they are not within the deadline.
+    pub fn scale_controllers(&self, replicas: u32) -> Result<()> {
+        let to = format!("--replicas={replicas}");
+        self.sandbox().kubectl(&["-n", "braid-system", "scale", "deployment/braid-controller", &to])?;
+        let label = "app.kubernetes.io/name=braid-controller";
+        eventually(&format!("{replicas} controllers"), PATIENCE, || {
+            let pods = self.sandbox().kubectl_json(&["-n", "braid-system", "get", "pods", "-l", label])?;
+            let pods = items(&pods["items"]);
+            let ready =
+                pods.iter().filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true).count();
+            Ok((u32::try_from(pods.len()) == Ok(replicas) && ready == pods.len()).then_some(()))
+        })
+    }
+
+    /// A figure of a program's `/metrics`, summed over its labels; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the program does not answer.
+    pub fn metric(&self, program: Program, node: &str, name: &str) -> Result<Option<f64>> {
+        let port = match program {
+            Program::Controller => 9430,
+            Program::Agent => 9431,
+        };
+        let url = format!("http://127.0.0.1:{port}/metrics");
+        let printed = self.sandbox().node_exec(node, &["curl", "-sS", "-m", "5", &url])?;
+        let values = printed.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let known = series.split('{').next()? == name;
+            if known { value.parse::<f64>().ok() } else { None }
+        });
+        let values: Vec<f64> = values.collect();
+        Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+}

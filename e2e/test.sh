@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Every test of the project, cheap failures first:
+#   1. house rules, pure cores, kernel code in network namespaces   2. end to end in sandbox clusters
+# Each suite ends with the summary line of cargo's own test runner.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
+
+# One file per promise, cheap ones first; those that shake the whole cluster come last.
+promises=(api_objects admission reachability networks spoofing full_subnet drift lifecycle agent_restart outage two_leaders zz_uninstall)
+
+step 'house rules'
+cargo test --locked -p braid-e2e --lib --test tidy
+
+step 'unit, property and kernel tests'
+cargo test --locked --workspace --exclude braid-e2e
+
+step 'the image'
+e2e/images.sh
+
+step 'the sandbox itself, with the reference plugins'
+cargo test --locked -p braid-e2e --test sandbox_smoke -- --test-threads=1
+
+step 'end to end: one test at a time, on one cluster'
+trap 'e2e/sandbox down --name "${BRAID_E2E_NAME:-e2e}"' EXIT
+cargo test --locked -p braid-e2e "${promises[@]/#/--test=}" -- --test-threads=1
+
+step 'all tests passed'

@@ -1,0 +1,127 @@
+//! What only several objects together can show: refused by the webhook with a sentence, and where the webhook is away,
+//! told to the loser by a condition while the winner goes on.
+
+use anyhow::{Result, ensure};
+use braid_e2e::eventually;
+use braid_e2e::stage::{PATIENCE, Stage, staged};
+use braid_e2e::workload::{PodPlan, instance_name};
+use serde_json::{Value, json};
+
+/// What the API server says to an object that must not be made.
+fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
+    let refused = stage.declare(std::slice::from_ref(object));
+    match refused {
+        Ok(()) => anyhow::bail!("accepted: {object}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+fn says(sentence: &str, parts: &[&str]) -> Result<()> {
+    for part in parts {
+        ensure!(sentence.contains(part), "the refusal does not say '{part}': {sentence}");
+    }
+    ensure!(!sentence.contains("failed calling webhook"), "not refused but broken: {sentence}");
+    Ok(())
+}
+
+fn vxlan(vni: u32, default: bool) -> Value {
+    json!({"type": "VXLAN", "default": default, "vxlan": {"vni": vni}})
+}
+
+#[test]
+fn the_webhook_refuses_with_a_sentence() {
+    staged("admission", |stage| {
+        let pod = stage.start(&[PodPlan::new("holder").on(&stage.nodes()[1])])?.remove(0);
+        stage.overlay("second", 81, &["10.81.0.0/24"], &Value::Null, &Value::Null)?;
+        let cases = [
+            (
+                stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
+                vec!["10.244.7.0/24", "overlaps", "overlay-v4"],
+            ),
+            (
+                stage.object("Subnet", "around", &json!({"network": "second", "cidr": "10.80.0.0/12"})),
+                vec!["10.80.0.0/12", "overlaps", "second-0"],
+            ),
+            (stage.object("Network", "usurper", &vxlan(82, true)), vec!["overlay", "default"]),
+            (stage.object("Network", "twin", &vxlan(4, false)), vec!["VNI 4", "overlay"]),
+        ];
+        for (object, parts) in cases {
+            says(&not_accepted(stage, &object)?, &parts)?;
+        }
+        let become_default =
+            ["patch", "network", "second", "--type=merge", "-p", "{\"spec\":{\"default\":true}}"];
+        says(&stage.refused(&become_default)?, &["overlay", "default"])?;
+
+        says(&stage.refused(&["delete", "network", "overlay", "--wait=false"])?, &["overlay", "Subnet"])?;
+        says(&stage.refused(&["delete", "subnet", "overlay-v4", "--wait=false"])?, &["overlay-v4"])?;
+        for address in &pod.addresses {
+            let name = instance_name(*address);
+            let sentence = stage.refused(&["delete", "ipi", &name, "--wait=false"])?;
+            says(&sentence, &[&address.to_string(), "holder"])?;
+            ensure!(
+                stage
+                    .instance(*address)?
+                    .is_some_and(|found| found["metadata"]["deletionTimestamp"].is_null())
+            );
+        }
+        // A Network without Subnets and a Subnet without addresses may go.
+        stage.declare(&[stage.object("Network", "short-lived", &vxlan(83, false))])?;
+        stage.await_ready("network/short-lived")?;
+        stage.sandbox().kubectl(&["delete", "network", "short-lived", "--timeout=60s"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
+    staged("admission_without_webhook", |stage| {
+        let sandbox = stage.sandbox();
+        let pod = stage.start(&[PodPlan::new("before").on(&stage.nodes()[1])])?.remove(0);
+        stage.overlay("second", 84, &["10.84.0.0/24", "fd00:84::/112"], &Value::Null, &Value::Null)?;
+        sandbox.kubectl(&["delete", "validatingwebhookconfiguration", "braid"])?;
+        let outcome = (|| -> Result<()> {
+            let losers = [
+                stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
+                stage.object("Network", "twin", &vxlan(4, false)),
+                stage.object("Network", "usurper", &vxlan(85, true)),
+            ];
+            // The API server forgets a webhook a moment after its configuration has gone.
+            eventually("the API server to forget the webhook", PATIENCE, || {
+                stage.declare(&losers).map(Some)
+            })?;
+            let message = stage.await_reason("subnet/within", "False", "Overlap")?;
+            ensure!(message.contains("overlay-v4"), "{message}");
+            let message = stage.await_reason("network/twin", "False", "VniInUse")?;
+            ensure!(message.contains("overlay"), "{message}");
+            let message = eventually("the second default to be told", PATIENCE, || {
+                let network = sandbox.kubectl_json(&["get", "network", "usurper"])?;
+                let conditions = network["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let told = conditions.into_iter().find(|condition| condition["reason"] == "SecondDefault");
+                Ok(told.map(|condition| condition["message"].to_string()))
+            })?;
+            ensure!(message.contains("overlay"), "{message}");
+            for winner in ["network/overlay", "subnet/overlay-v4"] {
+                stage.await_ready(winner)?;
+            }
+            // The winner still is the default and gives out addresses; nothing comes from the losers.
+            let after = stage.start(&[PodPlan::new("after").on(&stage.nodes()[0])])?.remove(0);
+            for address in &after.addresses {
+                let instance = stage.instance(*address)?.unwrap_or_default();
+                ensure!(instance["spec"]["network"] == "overlay", "{instance}");
+            }
+            let silent = stage.script(&after, &braid_e2e::probe::ping_script(&pod.addresses, ""))?;
+            ensure!(silent.trim().is_empty(), "no answer from {silent}");
+            Ok(())
+        })();
+        stage.restore()?;
+        outcome?;
+        eventually("the webhook to be back", PATIENCE, || {
+            let late = stage.object("Subnet", "late", &json!({"network": "second", "cidr": "10.244.8.0/24"}));
+            let refusal = not_accepted(stage, &late);
+            if refusal.is_err() {
+                sandbox.kubectl(&["delete", "subnet", "late", "--ignore-not-found"])?;
+            }
+            Ok(refusal.ok().filter(|sentence| says(sentence, &["overlaps"]).is_ok()).map(drop))
+        })
+    });
+}

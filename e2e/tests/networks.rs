@@ -1,0 +1,261 @@
+//! Several Networks side by side: who takes part, who may use them, what a pod is told that cannot, and what people see.
+
+use anyhow::{Context, Result, ensure};
+use braid_e2e::eventually;
+use braid_e2e::kernel_state::KernelState;
+use braid_e2e::probe::{Capture, ping_script};
+use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
+use serde_json::{Value, json};
+
+/// Pings between pods; an empty answer is silence of nobody.
+fn reach(stage: &Stage, from: &Pod, to: &Pod) -> Result<()> {
+    let silent = stage.script(from, &ping_script(&to.addresses, ""))?;
+    ensure!(silent.trim().is_empty(), "{} on {} gets no answer from {silent}", from.name, from.node);
+    Ok(())
+}
+
+/// A pod that must be refused for this reason: an Event, a condition and the runtime's error say the same.
+fn refused(stage: &Stage, plan: &PodPlan, pod: &str, reason: &str, part: &str) -> Result<String> {
+    stage.create(std::slice::from_ref(plan))?;
+    let told = stage.await_event(pod, reason)?;
+    ensure!(told.contains(part), "the event does not say '{part}': {told}");
+    let cni = stage.await_event(pod, "FailedCreatePodSandBox")?;
+    ensure!(cni.contains(part), "the runtime's error does not say '{part}': {cni}");
+    let object = stage.kubectl_json(&["get", "pod", pod])?;
+    let conditions = items(&object["status"]["conditions"]);
+    let addressed = conditions.iter().find(|condition| condition["type"] == "braid.network/Addressed");
+    let addressed = addressed.context("no condition on the pod")?;
+    ensure!(addressed["status"] == "False" && addressed["reason"] == reason, "{addressed}");
+    Ok(told)
+}
+
+#[test]
+fn a_second_overlay_for_some_nodes() {
+    staged("networks_members", |stage| {
+        let nodes = stage.nodes();
+        let label = "e2e.braid.network/lab";
+        let unlabel = format!("{label}-");
+        stage.sandbox().kubectl(&["label", "node", "--all", &unlabel])?;
+        let outcome = (|| -> Result<()> {
+            let member = format!("{label}=yes");
+            stage.sandbox().kubectl(&["label", "node", &nodes[0], &nodes[1], &member])?;
+            let members = json!({"nodeSelector": {"matchLabels": {label: "yes"}}});
+            stage.overlay("lab", 71, &["10.71.0.0/24", "fd00:71::/112"], &members, &Value::Null)?;
+            let pods = stage.start(&[
+                PodPlan::new("lab-a").on(&nodes[0]).in_network("lab"),
+                PodPlan::new("lab-b").on(&nodes[1]).in_network("lab"),
+                PodPlan::new("plain").on(&nodes[2]),
+            ])?;
+            ensure!(pods[0].addresses[0].to_string().starts_with("10.71.0."), "{pods:?}");
+            reach(stage, &pods[0], &pods[1])?;
+            let devices =
+                |node: &str| Ok::<_, anyhow::Error>(KernelState::of(stage.sandbox(), node)?.devices("vxlan"));
+            ensure!(devices(&nodes[0])?.contains(&"eth0.vxlan71".to_owned()));
+            ensure!(!devices(&nodes[2])?.contains(&"eth0.vxlan71".to_owned()), "a tunnel on a node outside");
+
+            let outsider = PodPlan::new("outsider").on(&nodes[2]).in_network("lab");
+            let told = refused(stage, &outsider, "outsider", "NotMember", &nodes[2])?;
+            ensure!(told.contains("lab") && told.contains("nodeSelector"), "{told}");
+            // What was missing is done: the pod starts without being touched.
+            stage.sandbox().kubectl(&["label", "node", &nodes[2], &member])?;
+            let joined = stage.await_pod("outsider")?;
+            reach(stage, &joined, &pods[1])?;
+            let network = eventually("three members", PATIENCE, || {
+                let network = stage.sandbox().kubectl_json(&["get", "network", "lab"])?;
+                Ok((network["status"]["nodes"]["ready"] == 3).then_some(network))
+            })?;
+            ensure!(network["status"]["nodes"]["members"] == 3, "{}", network["status"]);
+            // Overlays are routed, and no policy keeps them apart.
+            reach(stage, &pods[0], &pods[2])
+        })();
+        stage.sandbox().kubectl(&["delete", "namespace", stage.namespace(), "--timeout=180s"])?;
+        stage.sandbox().kubectl(&["label", "node", "--all", &unlabel])?;
+        outcome?;
+        eventually("the tunnel to be gone with the membership", PATIENCE, || {
+            let devices = KernelState::of(stage.sandbox(), &nodes[0])?.devices("vxlan");
+            Ok((!devices.contains(&"eth0.vxlan71".to_owned())).then_some(()))
+        })
+    });
+}
+
+#[test]
+fn cross_subnet_encapsulates_between_racks_only() {
+    staged("networks_cross_subnet", |stage| {
+        let nodes = stage.nodes();
+        let zone = |node: &str| -> Result<String> {
+            let object = stage.sandbox().kubectl_json(&["get", "node", node])?;
+            Ok(text(&object["metadata"]["labels"]["topology.kubernetes.io/zone"]))
+        };
+        let home = zone(&nodes[0])?;
+        let mut same = None;
+        let mut far = None;
+        for node in &nodes[1..] {
+            if zone(node)? == home { same = Some(node) } else { far = Some(node) }
+        }
+        let same = same.context("no other node in the first rack")?;
+        let far = far.context("all nodes are in one rack: this test needs two")?;
+        // A port of its own tells this Network's tunnels from those of the others.
+        let sparing = json!({"vxlan": {"encapsulation": "CrossSubnet", "port": 8473}});
+        stage.overlay("sparing", 72, &["10.72.0.0/24", "fd00:72::/112"], &sparing, &Value::Null)?;
+        let plan = |name: &str, node: &str| PodPlan::new(name).on(node).in_network("sparing");
+        let pods = stage.start(&[plan("home", &nodes[0]), plan("same", same), plan("far", far)])?;
+        for to in &pods[1..] {
+            reach(stage, &pods[0], to)?;
+        }
+        let filter = "udp port 8473 or icmp or icmp6";
+        let v4 = FAMILIES[0];
+        let ping = |to: &Pod| {
+            let to = to.address(v4)?.to_string();
+            stage.script(&pods[0], &format!("ping -n -q -c 3 -i 0.2 -W 2 {to}"))
+        };
+        let wire = Capture::start(stage.sandbox(), &nodes[0], "eth0", filter)?;
+        ping(&pods[1])?;
+        let bare = format!("{} > {}", pods[0].address(v4)?, pods[1].address(v4)?);
+        wire.await_packet(&bare).context("packets in the same rack are not bare")?;
+        let packets = wire.packets()?.join("\n");
+        ensure!(!packets.contains("8473"), "a tunnel in the same rack:\n{packets}");
+        ping(&pods[2])?;
+        wire.await_packet(".8473: ").context("no tunnel to the other rack")?;
+        let far_bare = format!("{} > {}: ICMP", pods[0].address(v4)?, pods[2].address(v4)?);
+        let bare: Vec<String> = wire
+            .packets()?
+            .into_iter()
+            .filter(|line| line.contains(&far_bare) && line.starts_with(|first: char| first.is_ascii_digit()))
+            .collect();
+        ensure!(bare.is_empty(), "bare packets to the other rack: {bare:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_type_that_cannot_be_realised_yet() {
+    staged("networks_unsupported", |stage| {
+        stage.declare(&[
+            stage.object(
+                "Network",
+                "office",
+                &json!({"type": "VLAN", "vlan": {"interfaces": ["eth0"], "id": 20}}),
+            ),
+            stage.object(
+                "Subnet",
+                "office-0",
+                &json!({"network": "office", "cidr": "10.73.0.0/24", "gateway": "10.73.0.1"}),
+            ),
+        ])?;
+        let message = stage.await_reason("network/office", "False", "NotSupported")?;
+        ensure!(message.contains("VLAN"), "{message}");
+        let plan = PodPlan::new("clerk").on(&stage.nodes()[0]).in_network("office");
+        refused(stage, &plan, "clerk", "NotSupported", "VLAN").map(drop)
+    });
+}
+
+#[test]
+fn namespaces_are_let_in_and_have_defaults() {
+    staged("networks_namespaces", |stage| {
+        let node = stage.nodes()[1].clone();
+        let guests = json!({"allowedNamespaces": {"matchLabels": {"guest": "yes"}}});
+        stage.overlay("club", 74, &["10.74.0.0/24", "fd00:74::/112"], &guests, &Value::Null)?;
+        let stranger = PodPlan::new("stranger").on(&node).in_network("club");
+        refused(stage, &stranger, "stranger", "NamespaceNotAllowed", "allowedNamespaces")?;
+        stage.kubectl(&["label", "namespace", stage.namespace(), "guest=yes"])?;
+        let guest = stage.await_pod("stranger")?;
+        ensure!(guest.addresses[0].to_string().starts_with("10.74.0."), "{guest:?}");
+        let addressed = stage.kubectl_json(&["get", "pod", "stranger"])?;
+        let refusal = items(&addressed["status"]["conditions"]).into_iter().find(|condition| {
+            condition["type"] == "braid.network/Addressed" && condition["status"] == "False"
+        });
+        ensure!(refusal.is_none(), "the pod runs and still says that it was refused: {refusal:?}");
+
+        stage.kubectl(&["annotate", "namespace", stage.namespace(), "braid.network/network=club"])?;
+        let pods = stage.start(&[
+            PodPlan::new("by-namespace").on(&node),
+            PodPlan::new("by-pod").on(&node).in_network("overlay"),
+            PodPlan::new("one-family").on(&node).annotated("braid.network/ip-family", "IPv6"),
+            PodPlan::new("fixed").on(&node).annotated("braid.network/ips", "10.74.0.200"),
+        ])?;
+        ensure!(pods[0].addresses.iter().any(|a| a.to_string().starts_with("10.74.0.")), "{:?}", pods[0]);
+        ensure!(pods[1].addresses.iter().any(|a| a.to_string().starts_with("10.244.")), "{:?}", pods[1]);
+        ensure!(pods[2].addresses.len() == 1 && pods[2].addresses[0].is_ipv6(), "{:?}", pods[2]);
+        ensure!(pods[3].addresses.iter().any(|a| a.to_string() == "10.74.0.200"), "{:?}", pods[3]);
+        for pod in &pods {
+            reach(stage, &pods[0], pod)?;
+        }
+        let elsewhere =
+            PodPlan::new("elsewhere").on(&stage.nodes()[0]).annotated("braid.network/ips", "10.74.0.200");
+        refused(stage, &elsewhere, "elsewhere", "AddressTaken", "10.74.0.200").map(drop)
+    });
+}
+
+#[test]
+fn what_people_see() {
+    staged("networks_columns", |stage| {
+        let node = stage.nodes()[1].clone();
+        let pod = stage.start(&[PodPlan::new("seen").on(&node)])?.remove(0);
+        let sandbox = stage.sandbox();
+        let see = |kind: &str| sandbox.kubectl(&["get", kind, "-o", "wide"]);
+        for (kind, columns) in [
+            ("net", &["NAME", "TYPE", "CLASS", "SUBNETS", "NODES", "V4", "V6", "READY", "AGE"][..]),
+            ("subnet", &["NAME", "NETWORK", "CIDR", "USED", "BLOCKS", "READY", "AGE"]),
+            ("ipi", &["NAME", "NETWORK", "NAMESPACE", "POD", "NODE", "PHASE", "SUBNET", "MAC", "AGE"]),
+        ] {
+            let table = see(kind)?;
+            let header = table.lines().next().unwrap_or_default();
+            let names: Vec<&str> = header.split_whitespace().collect();
+            for column in columns {
+                ensure!(
+                    names.contains(column),
+                    "kubectl get {kind} -o wide has no column {column}: {header}"
+                );
+            }
+        }
+        let row = see("ipi")?.lines().find(|line| line.contains(" seen ")).map(str::to_owned);
+        let row = row.context("the pod's address is not in the table")?;
+        ensure!(row.contains(&node) && row.contains("Bound") && row.contains(stage.namespace()), "{row}");
+        let row = see("net")?.lines().find(|line| line.starts_with("overlay ")).map(str::to_owned);
+        let row = row.context("the default Network is not in the table")?;
+        ensure!(row.contains("VXLAN") && row.contains("Overlay") && row.contains("True"), "{row}");
+
+        let manual = sandbox.kubectl(&["explain", "net.spec.vxlan"])?;
+        for word in ["vni", "port", "encapsulation", "interfaces", "CrossSubnet"] {
+            ensure!(manual.contains(word), "kubectl explain does not tell of {word}:\n{manual}");
+        }
+        let everything = sandbox.kubectl(&["get", "braid", "-A"])?;
+        for word in
+            ["network.braid.network/overlay", "subnet.braid.network/overlay-v4", "ipinstance.braid.network/"]
+        {
+            ensure!(everything.contains(word), "kubectl get braid -A lacks {word}");
+        }
+
+        let node_network = sandbox.kubectl_json(&["get", "nodenetwork", &node])?;
+        let networks = items(&node_network["status"]["networks"]);
+        let overlay = networks.iter().find(|network| network["name"] == "overlay").context("no overlay")?;
+        ensure!(overlay["ready"] == true && overlay["mtu"] == 1450, "{overlay}");
+        ensure!(overlay["device"] == "eth0.vxlan4" && overlay["parent"] == "eth0", "{overlay}");
+        let link = sandbox.node_exec(&node, &["cat", "/sys/class/net/eth0.vxlan4/address"])?;
+        ensure!(overlay["vtep"]["mac"] == link.trim(), "{overlay} is not {link}");
+        let condition = sandbox.kubectl_json(&["get", "node", &node])?;
+        let unavailable = items(&condition["status"]["conditions"])
+            .into_iter()
+            .find(|condition| condition["type"] == "NetworkUnavailable")
+            .context("no condition NetworkUnavailable on the node")?;
+        ensure!(unavailable["status"] == "False", "{unavailable}");
+
+        // Usage is exact: one more pod is one more address of each family.
+        let used = |subnet: &str| {
+            Ok::<_, anyhow::Error>(
+                sandbox.kubectl_json(&["get", "subnet", subnet])?["status"]["used"].as_i64(),
+            )
+        };
+        let before = (used("overlay-v4")?, used("overlay-v6")?);
+        stage.start(&[PodPlan::new("another").on(&node)])?;
+        eventually("the count of used addresses", PATIENCE, || {
+            let now = (used("overlay-v4")?, used("overlay-v6")?);
+            let grown =
+                |(before, now): (Option<i64>, Option<i64>)| before.zip(now).is_some_and(|(b, n)| n == b + 1);
+            Ok((grown((before.0, now.0)) && grown((before.1, now.1))).then_some(()))
+        })?;
+        ensure!(pod.addresses.len() == 2);
+        Ok(())
+    });
+}

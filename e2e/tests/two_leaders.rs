@@ -1,0 +1,101 @@
+//! Two controllers that both believe to lead grant no address twice, since it is the making of the object that claims.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use braid_e2e::daemons::Program;
+use braid_e2e::ledger::Ledger;
+use braid_e2e::stage::{PATIENCE, Stage, staged};
+use braid_e2e::workload::PodPlan;
+use braid_e2e::{Sandbox, eventually};
+use serde_json::{Value, json};
+
+const PODS: usize = 60;
+
+/// Puts the controllers back to election even when the test fails.
+struct Mutiny<'a>(&'a Stage);
+
+impl<'a> Mutiny<'a> {
+    fn start(stage: &'a Stage) -> Result<Self> {
+        let command = json!(["/usr/bin/braid-controller", "--assume-leader"]);
+        let container = "/spec/template/spec/containers/0/command";
+        let patch = json!([{"op": "replace", "path": container, "value": command}]).to_string();
+        let deployment = "deployment/braid-controller";
+        stage.sandbox().kubectl(&["-n", "braid-system", "patch", deployment, "--type=json", "-p", &patch])?;
+        let mutiny = Self(stage);
+        stage.await_braid()?;
+        eventually("two leaders", PATIENCE, || {
+            let controllers = stage.daemons(Program::Controller)?;
+            let mut leaders = 0.0;
+            for controller in &controllers {
+                leaders += stage
+                    .metric(Program::Controller, &controller.node, "braid_controller_leader")?
+                    .unwrap_or_default();
+            }
+            Ok((controllers.len() == 2 && leaders > 1.5).then_some(()))
+        })?;
+        Ok(mutiny)
+    }
+
+    fn end(&self) -> Result<()> {
+        self.0.restore()
+    }
+}
+
+impl Drop for Mutiny<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Err(error) = self.end()
+        {
+            eprintln!("the controllers could not be put back to election: {error:#}");
+        }
+    }
+}
+
+/// The addresses that interfaces of pods really have, read on the nodes: who is asked is the kernel.
+fn real_addresses(sandbox: &Sandbox) -> Result<BTreeMap<String, Vec<String>>> {
+    let script = "for netns in /run/netns/*; do \
+        nsenter --net=\"$netns\" ip -o addr show dev eth0 scope global 2>/dev/null | \
+        while read -r _ _ _ address _; do echo \"$address $netns\"; done; done";
+    let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for node in sandbox.nodes() {
+        for line in sandbox.node_exec(&node, &["sh", "-c", script])?.lines() {
+            let (address, netns) = line.split_once(' ').context("a line without a namespace")?;
+            holders.entry(address.to_owned()).or_default().push(format!("{node}:{netns}"));
+        }
+    }
+    Ok(holders)
+}
+
+#[test]
+fn no_address_twice_and_none_leaked() {
+    staged("two_leaders", |stage| {
+        // Hardly more addresses than pods, so that both controllers always want the same ones.
+        let wanted = ["10.67.0.0/25", "fd00:67::/121"];
+        stage.overlay("contested", 67, &wanted, &Value::Null, &Value::Null)?;
+        let mutiny = Mutiny::start(stage)?;
+        let nodes = stage.nodes();
+        let plans: Vec<PodPlan> = (0..PODS)
+            .map(|number| {
+                let plan = PodPlan::new(&format!("pod-{number}")).on(&nodes[number % nodes.len()]).small();
+                if number % 2 == 0 { plan.in_network("contested") } else { plan }
+            })
+            .collect();
+        let pods = stage.start(&plans)?;
+        let holders = real_addresses(stage.sandbox())?;
+        let doubled: Vec<_> = holders.iter().filter(|(_, holders)| holders.len() > 1).collect();
+        ensure!(doubled.is_empty(), "addresses on more than one interface: {doubled:?}");
+        for pod in &pods {
+            ensure!(pod.addresses.len() == 2, "{} has {:?}", pod.name, pod.addresses);
+            for address in &pod.addresses {
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                ensure!(holders.contains_key(&format!("{address}/{bits}")), "{address} is on no interface");
+            }
+        }
+        let quarrels = Ledger::read(stage)?.quarrels();
+        ensure!(quarrels.is_empty(), "{}", quarrels.join("\n"));
+        stage.kubectl(&["delete", "pods", "--all", "--timeout=180s"])?;
+        stage.await_agreement()?;
+        mutiny.end()
+    });
+}

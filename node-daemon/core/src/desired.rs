@@ -1,0 +1,88 @@
+//! The kernel objects that must exist, one map per noun, derived from a [`NodeView`].
+
+use std::collections::BTreeMap;
+
+use braid_types::IfName;
+
+use crate::attach::{self, Wiring};
+use crate::overlay::{self, Overlay};
+use crate::view::NodeView;
+
+pub mod addr;
+pub mod fdb;
+pub mod link;
+pub mod neigh;
+pub mod nft;
+mod remote;
+pub mod route;
+pub mod rule;
+pub mod sysctl;
+
+pub use addr::AddrKey;
+pub use fdb::FdbKey;
+pub use link::{Link, LinkKind, Vxlan};
+pub use neigh::NeighKey;
+pub use route::{Route, RouteKey, Target};
+pub use rule::Rule;
+pub use sysctl::Sysctl;
+
+/// Everything of ours that the kernel must hold. The default value is "nothing", which is what uninstalling asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Devices by name, host ends of pods included.
+    pub links: BTreeMap<IfName, Link>,
+    /// What belongs to each host end, with the pod's side: needed to make a lost pair again.
+    pub wirings: BTreeMap<IfName, Wiring>,
+    /// Addresses on our devices.
+    pub addrs: std::collections::BTreeSet<AddrKey>,
+    /// Policy routing rules.
+    pub rules: std::collections::BTreeSet<Rule>,
+    /// Routes in our tables.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Permanent neighbours on our devices.
+    pub neighs: BTreeMap<NeighKey, braid_types::Mac>,
+    /// Forwarding entries of our VXLAN devices: the node behind each hardware address.
+    pub fdb: BTreeMap<FdbKey, std::net::IpAddr>,
+    /// Kernel parameters by path below `/proc/sys/net`.
+    pub sysctls: BTreeMap<String, Sysctl>,
+    /// The table `inet braid`; `None` = it must not exist.
+    pub nft: Option<nft::Table>,
+}
+
+impl Desired {
+    /// Derives everything from the view. Networks that cannot be realised contribute nothing; their reasons are
+    /// in [`overlay::realise`].
+    #[must_use]
+    pub fn of(view: &NodeView) -> Self {
+        let realised = overlay::realise(view);
+        let overlays: Vec<Overlay> = realised.values().filter_map(|o| o.as_ref().ok()).cloned().collect();
+        let remotes = remote::of(view, &overlays);
+        let mut desired = Self {
+            links: link::of(&overlays),
+            addrs: addr::of(&overlays),
+            rules: rule::of(view),
+            routes: route::of(view, &overlays, &remotes),
+            neighs: neigh::of(&remotes),
+            fdb: fdb::of(&remotes),
+            sysctls: sysctl::of(view, &overlays),
+            nft: Some(nft::Table::of(view)),
+            wirings: BTreeMap::new(),
+        };
+        for attachment in view.attachments.values() {
+            desired.add(attach::wire_into(view, &realised, attachment));
+        }
+        desired
+    }
+
+    fn add(&mut self, wiring: Wiring) {
+        self.links.insert(wiring.link.name.clone(), wiring.link.clone());
+        self.addrs.extend(wiring.addrs.iter().cloned());
+        self.neighs.extend(wiring.neighs.iter().map(|(k, v)| (k.clone(), *v)));
+        self.routes.extend(wiring.routes.iter().map(|(k, v)| (k.clone(), v.clone())));
+        self.sysctls.extend(wiring.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())));
+        if let Some(table) = &mut self.nft {
+            table.insert(&wiring.elements);
+        }
+        self.wirings.insert(wiring.link.name.clone(), wiring);
+    }
+}

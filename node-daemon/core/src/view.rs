@@ -1,0 +1,141 @@
+//! Everything a node has to know to decide what its kernel must look like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use braid_types::model::{BlockDef, NetworkDef, NodeDef, PodRef, SubnetDef};
+use braid_types::{Cidr, Family, IfName, Mac, PerFamily};
+
+use crate::actual::Actual;
+use crate::ours;
+use crate::overlay::{Realised, choose_parent, parent_address};
+
+/// One node's part of the cluster state, joined with what its kernel and its journal show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Name of this node.
+    pub node: String,
+    /// The node's addresses as the Node object lists them: preferred when a parent device has several.
+    pub node_ips: Vec<IpAddr>,
+    /// Families that this node's kernel has; the other is skipped everywhere.
+    pub families: BTreeSet<Family>,
+    /// Devices of the host that are not Braid's: see [`host_links`].
+    pub links: BTreeMap<IfName, HostLink>,
+    /// Networks that this node is to realise, by name. The caller has already applied membership
+    /// (`nodeSelector`) and `Ready`; kinds other than VXLAN are left alone.
+    pub networks: BTreeMap<String, NetworkDef>,
+    /// This node's own addresses in each overlay, by Network name: the IPInstances with interface `vtep`.
+    pub vteps: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// All Subnets of the cluster by name: their prefixes are "inside the cluster" for masquerading.
+    pub subnets: BTreeMap<String, SubnetDef>,
+    /// Blocks of all nodes, by object name.
+    pub blocks: BTreeMap<String, BlockDef>,
+    /// What every agent says about its node, by node name. The entry of this node itself is ignored.
+    pub nodes: BTreeMap<String, NodeDef>,
+    /// Addresses on other nodes that no block of their node covers.
+    pub host_routed: BTreeMap<IpAddr, HostRouted>,
+    /// Interfaces of pods on this node, by host device.
+    pub attachments: BTreeMap<IfName, Attachment>,
+}
+
+/// An address that needs a route of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRouted {
+    /// Name of the Network.
+    pub network: String,
+    /// Node on which the address lives.
+    pub node: String,
+}
+
+/// A device of the host that may carry an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostLink {
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Global addresses with their on-link prefix length, in the kernel's order, usable ones only.
+    pub addrs: Vec<(IpAddr, u8)>,
+    /// Families whose preferred default route leaves here.
+    pub default_route: BTreeSet<Family>,
+}
+
+impl HostLink {
+    /// Prefixes that are on-link here, which two nodes compare to find a shared link.
+    #[must_use]
+    pub fn on_link(&self) -> Vec<Cidr> {
+        let prefixes: BTreeSet<Cidr> = self
+            .addrs
+            .iter()
+            .filter(|(a, len)| *len < Family::of(*a).bits())
+            .filter_map(|(a, len)| Cidr::containing(*a, *len))
+            .collect();
+        prefixes.into_iter().collect()
+    }
+}
+
+/// One interface of one pod, as granted and as asked for by the runtime. It is what the journal keeps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    /// Container id of the sandbox.
+    pub container_id: String,
+    /// The pod.
+    pub pod: PodRef,
+    /// Path of the pod's network namespace.
+    pub netns: String,
+    /// Interface name in the pod.
+    pub ifname: IfName,
+    /// Host end of the veth pair: `braid_types::host_veth_name(container_id, ifname)`.
+    pub host_if: IfName,
+    /// Name of the Network.
+    pub network: String,
+    /// Hardware address of the pod's end.
+    pub mac: Mac,
+    /// Addresses of the interface, at most one per family.
+    pub addresses: BTreeSet<IpAddr>,
+    /// MTU of both ends in bytes.
+    pub mtu: u32,
+}
+
+impl NodeView {
+    /// The address from which this node talks to its own pods: the parent's, so that probes show the node's
+    /// address; where the parent has none of a family, the node's own address in the overlay.
+    pub(crate) fn node_source(&self, network: &str, overlays: &Realised) -> PerFamily<Option<IpAddr>> {
+        let definition = self.networks.get(network);
+        let parent =
+            definition.and_then(|n| choose_parent(&self.links, n)).and_then(|name| self.links.get(name));
+        let overlay = overlays.get(network).and_then(|o| o.as_ref().ok());
+        PerFamily::from_fn(|family| {
+            let own = || overlay.and_then(|o| *o.addresses.get(family));
+            let usable = self.families.contains(&family);
+            parent.and_then(|l| parent_address(self, l, family)).or_else(own).filter(|_| usable)
+        })
+    }
+}
+
+/// The devices of the host that are not Braid's, from a dump.
+#[must_use]
+pub fn host_links(actual: &Actual) -> BTreeMap<IfName, HostLink> {
+    let candidates = actual.links.iter().filter(|(name, link)| !link.loopback && !ours::link(name, link));
+    candidates
+        .map(|(name, link)| {
+            let mut addrs: Vec<_> = actual
+                .addrs
+                .iter()
+                .filter(|(key, seen)| key.dev == *name && seen.usable_as_source)
+                .map(|(key, seen)| (seen.position, key.addr, key.prefix_len))
+                .collect();
+            addrs.sort_unstable();
+            let link = HostLink {
+                mtu: link.mtu,
+                up: link.up,
+                addrs: addrs.into_iter().map(|(_, a, len)| (a, len)).collect(),
+                default_route: Family::ALL
+                    .into_iter()
+                    .filter(|f| actual.default_devs.get(*f).as_ref() == Some(name))
+                    .collect(),
+            };
+            (name.clone(), link)
+        })
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! What can go wrong between us and the kernel.
+
+use std::io;
+
+use braid_node_core::plan::{Conflict, Step};
+use braid_types::IfName;
+
+/// The kernel's answer to a request that it did not carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Error number, positive.
+    pub errno: i32,
+    /// The kernel's own words (extended acknowledgement), often empty.
+    pub text: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let error = io::Error::from_raw_os_error(self.errno);
+        if self.text.is_empty() { write!(f, "{error}") } else { write!(f, "{}: {error}", self.text) }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A failed operation on the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A system call failed.
+    #[error("cannot {operation}")]
+    System {
+        /// What was tried.
+        operation: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The kernel answered a request with an error.
+    #[error("the kernel refused to {operation}")]
+    Refused {
+        /// What was asked for.
+        operation: String,
+        /// Its answer.
+        source: Refusal,
+    },
+    /// A device that must be there is not.
+    #[error("device {0} does not exist")]
+    NoDevice(IfName),
+    /// A dump kept changing while it was read.
+    #[error("cannot {0}: it changed each time while it was read")]
+    Unstable(String),
+}
+
+impl KernelError {
+    pub(crate) fn system(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::System { operation: operation.into(), source }
+    }
+
+    pub(crate) fn refused(operation: impl Into<String>) -> impl FnOnce(Refusal) -> Self {
+        |source| Self::Refused { operation: operation.into(), source }
+    }
+
+    /// The error number, where the kernel or a system call gave one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } => source.raw_os_error(),
+            Self::Refused { source, .. } => Some(source.errno),
+            Self::NoDevice(_) => Some(nix::libc::ENODEV),
+            Self::Unstable(_) => None,
+        }
+    }
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Steps carried out.
+    pub done: usize,
+    /// Steps that failed; the others were carried out all the same.
+    pub failed: Vec<Failed>,
+    /// What stood in the way from the start.
+    pub conflicts: Vec<Conflict>,
+}
+
+impl Report {
+    /// Everything was carried out.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.conflicts.is_empty()
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct Failed {
+    /// The step.
+    pub step: Box<Step>,
+    /// Why.
+    #[source]
+    pub error: KernelError,
+}
+
+/// Why an interface could not be made. Everything that had been made is gone again, unless `left` says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}")]
+pub struct AttachError {
+    /// The step that failed.
+    pub step: Box<Step>,
+    /// Why.
+    #[source]
+    pub error: KernelError,
+    /// Steps whose undo failed.
+    pub left: Vec<Failed>,
+}

@@ -1,0 +1,260 @@
+use super::*;
+
+use braid_informer::Informers;
+use braid_journal::Journal;
+use braid_meta_core::PodRef;
+use braid_node_core::view::NodeView;
+use braid_rpc::PROTOCOL_VERSION;
+
+use crate::fake::{FakeKernel, NoApi};
+use crate::index::tests::{applied, instance, pod};
+use crate::index::{Change, LocalNetwork, pod_key};
+use crate::store::Effect;
+
+type Server = Cni<FakeKernel, NoApi>;
+
+struct Rig {
+    cni: Arc<Server>,
+    attached: tokio::sync::mpsc::UnboundedReceiver<Attached>,
+    proof: watch::Sender<Option<InSync>>,
+    dir: tempfile::TempDir,
+}
+
+async fn proof() -> InSync {
+    Informers::default().in_sync().await
+}
+
+/// A server whose cluster has one pod with both addresses and one Network that is ready.
+async fn rig() -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let (attachments, _) = Attachments::load(Journal::below(dir.path())).unwrap();
+    let (proof_tx, in_sync) = watch::channel(Some(proof().await));
+    let (sender, attached) = tokio::sync::mpsc::unbounded_channel();
+    let (turns, busy) = Server::queues();
+    let cni = Server {
+        store: Arc::default(),
+        attachments: Arc::new(attachments),
+        plumbing: Arc::default(),
+        shared: Arc::default(),
+        lookup: NoApi::shared(),
+        torn_down: Arc::default(),
+        metrics: Arc::default(),
+        health: Arc::new(Health::new("start")),
+        in_sync,
+        attached: sender,
+        patience: Duration::from_secs(30),
+        stop: CancellationToken::new(),
+        turns,
+        busy,
+    };
+    cni.shared.set_view(NodeView { families: Family::ALL.into(), ..NodeView::default() });
+    let set = ["10.0.0.5", "fd00::5"];
+    cni.store.update(|index| {
+        index.pods.apply(Change::Applied(pod_key("ns", "pod"), Ok(pod("u1"))));
+        for address in set {
+            index.apply_own(applied(instance(address, Some("u1"), &set)));
+        }
+        let ready = LocalNetwork {
+            ready: true,
+            reason: "Ready".into(),
+            message: String::new(),
+            parent: None,
+            device: None,
+            mtu: Some(1450),
+            vtep: None,
+        };
+        index.local.insert("overlay".into(), ready);
+        Effect::Quiet
+    });
+    Rig { cni: Arc::new(cni), attached, proof: proof_tx, dir }
+}
+
+fn id(container: &str) -> AttachmentId {
+    AttachmentId { container_id: container.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+}
+
+fn pod_ref() -> PodRef {
+    PodRef { namespace: "ns".into(), name: "pod".into(), uid: "u1".into() }
+}
+
+fn add(container: &str) -> Verb {
+    Verb::Add(Add {
+        attachment: id(container),
+        netns: format!("/run/netns/{container}"),
+        pod: pod_ref(),
+        network: "braid".into(),
+        config: "{}".into(),
+    })
+}
+
+fn del(container: &str) -> Verb {
+    Verb::Del(Del {
+        attachment: id(container),
+        netns: None,
+        pod: Some(pod_ref()),
+        network: "braid".into(),
+        config: "{}".into(),
+    })
+}
+
+async fn ask(cni: &Server, verb: Verb) -> Reply {
+    cni.answer(Request { version: PROTOCOL_VERSION, id: 1, deadline_ms: 60_000, verb }).await
+}
+
+async fn error(cni: &Server, verb: Verb) -> CniError {
+    match ask(cni, verb).await {
+        Reply::Failed(error) => error,
+        other => panic!("no error: {other:?}"),
+    }
+}
+
+fn devices(rig: &Rig) -> usize {
+    rig.cni.plumbing.devices.lock().len()
+}
+
+fn files(rig: &Rig) -> usize {
+    rig.cni.attachments.journal().attachments.list().unwrap().len()
+}
+
+#[tokio::test]
+async fn add_and_del() {
+    let mut rig = rig().await;
+    let Reply::Attached { result, plan } = ask(&rig.cni, add("c1")).await else { panic!("not attached") };
+    assert_eq!(plan, [Attachment::native("eth0".parse().unwrap())]);
+    let ips: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
+    assert_eq!(ips, ["10.0.0.5/32", "fd00::5/128"]);
+    assert_eq!(result.interfaces.len(), 2);
+    assert_eq!((result.interfaces[1].name.as_str(), result.interfaces[1].mtu), ("eth0", Some(1450)));
+    assert_eq!(result.interfaces[1].sandbox, "/run/netns/c1");
+    assert_eq!(result.routes.len(), 2);
+    assert_eq!((devices(&rig), files(&rig)), (1, 1));
+    assert_eq!(rig.attached.recv().await.unwrap().instances.len(), 2);
+
+    for _ in 0..2 {
+        assert_eq!(ask(&rig.cni, del("c1")).await, Reply::Done, "DEL can be repeated");
+        assert_eq!((devices(&rig), files(&rig)), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_add_leaves_nothing() {
+    let rig = rig().await;
+    rig.cni.plumbing.break_with(Some("no such namespace"));
+    let e = error(&rig.cni, add("c1")).await;
+    assert_eq!((e.code, e.details.as_str()), (ErrorCode::ATTACH_FAILED, "no such namespace"));
+    assert_eq!((devices(&rig), files(&rig), rig.cni.attachments.all().len()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn the_journal_knows_an_interface_before_the_kernel_does() {
+    let rig = rig().await;
+    let attachments = rig.cni.attachments.clone();
+    let (seen_tx, seen) = std::sync::mpsc::channel();
+    *rig.cni.plumbing.on_attach.lock() = Some(Box::new(move || {
+        seen_tx.send(attachments.journal().attachments.list().unwrap().len()).unwrap();
+    }));
+    ask(&rig.cni, add("c1")).await;
+    assert_eq!(seen.recv().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_del_that_cannot_be_done_succeeds_and_is_remembered() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    rig.cni.plumbing.break_with(Some("busy"));
+    assert_eq!(ask(&rig.cni, del("c1")).await, Reply::Done);
+    assert_eq!(rig.cni.attachments.get(&id("c1")).unwrap().stage, Stage::Leaving);
+    assert!(rig.cni.attachments.pods().contains("u1"), "its addresses are not given back yet");
+    rig.cni.plumbing.break_with(None);
+    assert!(matches!(ask(&rig.cni, add("c1")).await, Reply::Attached { .. }), "the place is cleared first");
+}
+
+#[tokio::test]
+async fn what_an_agent_before_left_half_done_is_cleared() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    let twice = error(&rig.cni, add("c1")).await;
+    assert_eq!(twice.code, ErrorCode::ATTACH_FAILED);
+
+    let mut half = rig.cni.attachments.get(&id("c1")).unwrap().record;
+    half.state = RecordState::Started;
+    rig.cni.attachments.journal().attachments.put(&half).unwrap();
+    let (attachments, _) = Attachments::load(Journal::below(rig.dir.path())).unwrap();
+    assert_eq!(attachments.get(&id("c1")).unwrap().stage, Stage::Interrupted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_lists_add_says_try_again_and_del_works() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    rig.proof.send_replace(None);
+    let e = error(&rig.cni, add("c2")).await;
+    assert_eq!(e.code, ErrorCode::TRY_AGAIN);
+    assert_eq!(ask(&rig.cni, del("c1")).await, Reply::Done);
+    assert_eq!(devices(&rig), 0);
+}
+
+#[tokio::test]
+async fn an_add_that_only_waits_ends_with_the_agent() {
+    let rig = rig().await;
+    rig.cni.store.update(|index| {
+        index.local.clear();
+        Effect::Quiet
+    });
+    let cni = rig.cni.clone();
+    let waiting = tokio::spawn(async move { error(&cni, add("c1")).await });
+    rig.cni.stop.cancel();
+    assert_eq!(waiting.await.unwrap().code, ErrorCode::TRY_AGAIN);
+    assert_eq!((devices(&rig), files(&rig)), (0, 0));
+}
+
+#[tokio::test]
+async fn check_compares_with_what_add_made() {
+    let rig = rig().await;
+    let Reply::Attached { result, .. } = ask(&rig.cni, add("c1")).await else { panic!("not attached") };
+    let check = |container: &str, prev_result: &CniResult| {
+        Verb::Check(Check {
+            attachment: id(container),
+            netns: "/run/netns/c1".into(),
+            pod: None,
+            network: "braid".into(),
+            prev_result: prev_result.clone(),
+            config: "{}".into(),
+        })
+    };
+    assert_eq!(ask(&rig.cni, check("c1", &result)).await, Reply::Done);
+    assert_eq!(error(&rig.cni, check("c2", &result)).await.code, ErrorCode::UNKNOWN_CONTAINER);
+    let lacking = error(&rig.cni, check("c1", &CniResult::default())).await;
+    assert_eq!(
+        (lacking.code, lacking.msg.as_str()),
+        (ErrorCode::CHECK_FAILED, "prevResult lacks address 10.0.0.5/32")
+    );
+    rig.cni.plumbing.devices.lock().clear();
+    let missing = error(&rig.cni, check("c1", &result)).await;
+    assert!(missing.code == ErrorCode::CHECK_FAILED && missing.details.contains("is missing"), "{missing}");
+}
+
+#[tokio::test]
+async fn gc_removes_what_the_runtime_does_not_know_and_nothing_of_other_networks() {
+    let rig = rig().await;
+    for container in ["c1", "c2", "c3"] {
+        ask(&rig.cni, add(container)).await;
+    }
+    let mut foreign = rig.cni.attachments.get(&id("c3")).unwrap().record;
+    foreign.network = "other".into();
+    rig.cni.attachments.begin(foreign).unwrap();
+    let gc = Gc { network: "braid".into(), valid_attachments: vec![id("c1")], config: "{}".into() };
+    assert_eq!(ask(&rig.cni, Verb::Gc(gc)).await, Reply::Done);
+    let left: Vec<_> = rig.cni.attachments.all().into_iter().map(|e| e.record.attachment).collect();
+    assert_eq!(left, [id("c1"), id("c3")]);
+}
+
+#[tokio::test]
+async fn status_says_what_is_waited_for() {
+    let rig = rig().await;
+    let status = || Verb::Status(Status { network: "braid".into(), config: "{}".into() });
+    let e = error(&rig.cni, status()).await;
+    assert_eq!((e.code, e.msg.as_str()), (ErrorCode::NOT_AVAILABLE, "start"));
+    rig.cni.health.ready();
+    assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+}

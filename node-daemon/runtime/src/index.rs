@@ -1,0 +1,311 @@
+//! What the watches have told, parsed.
+//!
+//! **Invariant:** no I/O and no clock. An object that cannot be understood keeps its last readable state: a
+//! mistake in one object must not take traffic down that flows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use braid_types::IfName;
+use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
+use braid_types::well_known::VTEP_INTERFACE;
+
+/// A change of one kind, parsed. `Err` holds why an object was not understood.
+#[derive(Debug, Clone)]
+pub(crate) enum Change<V> {
+    /// Everything there is.
+    Reset(Vec<(String, Result<V, String>)>),
+    /// Created or changed.
+    Applied(String, Result<V, String>),
+    /// Deleted.
+    Deleted(String),
+    /// Exists, but could not even be read. Comes before the `Reset` that lacks it.
+    Unreadable(String),
+}
+
+/// The objects of one kind by name.
+#[derive(Debug)]
+pub(crate) struct Table<V> {
+    entries: BTreeMap<String, V>,
+    /// Named unreadable since the last full list.
+    unreadable: BTreeSet<String>,
+}
+
+impl<V> Default for Table<V> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), unreadable: BTreeSet::new() }
+    }
+}
+
+impl<V: PartialEq> Table<V> {
+    /// Takes a change; whether anything is different now.
+    pub(crate) fn apply(&mut self, change: Change<V>) -> bool {
+        match change {
+            Change::Applied(name, Ok(value)) => {
+                self.unreadable.remove(&name);
+                let differs = self.entries.get(&name) != Some(&value);
+                if differs {
+                    self.entries.insert(name, value);
+                }
+                differs
+            }
+            Change::Applied(_, Err(_)) => false,
+            Change::Unreadable(name) => {
+                self.unreadable.insert(name);
+                false
+            }
+            Change::Deleted(name) => {
+                self.unreadable.remove(&name);
+                self.entries.remove(&name).is_some()
+            }
+            Change::Reset(all) => self.reset(all),
+        }
+    }
+
+    fn reset(&mut self, all: Vec<(String, Result<V, String>)>) -> bool {
+        let unreadable = std::mem::take(&mut self.unreadable);
+        let mut old = std::mem::take(&mut self.entries);
+        let mut differs = false;
+        for (name, value) in all {
+            let before = old.remove(&name);
+            match (value, before) {
+                (Ok(value), before) => {
+                    differs |= before.as_ref() != Some(&value);
+                    self.entries.insert(name, value);
+                }
+                (Err(_), Some(before)) => {
+                    self.entries.insert(name, before);
+                }
+                (Err(_), None) => {}
+            }
+        }
+        for (name, value) in old {
+            if unreadable.contains(&name) {
+                self.entries.insert(name, value);
+            } else {
+                differs = true;
+            }
+        }
+        differs
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&V> {
+        self.entries.get(name)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values()
+    }
+}
+
+/// An address of this node and the version of its object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) def: InstanceDef,
+    /// Version of the object, for preconditions.
+    pub(crate) resource_version: String,
+    /// Whether a node has said that it uses the address.
+    pub(crate) attached: bool,
+}
+
+/// The controller's answer to a pod that gets no address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// One word, `SubnetFull`.
+    pub(crate) reason: String,
+    /// The sentence for people.
+    pub(crate) message: String,
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnPod {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// For the API's mirror of a static pod: the uid by which kubelet and runtime know it.
+    pub(crate) mirror_of: Option<String>,
+    /// Whether deletion was asked for.
+    pub(crate) terminating: bool,
+    /// Whether it is over (Succeeded or Failed) and will never run again.
+    pub(crate) finished: bool,
+    /// Why it got no address.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// This node's Node object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnNode {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Status of the condition NetworkUnavailable; `None` when nobody has set it yet.
+    pub(crate) network_unavailable: Option<bool>,
+}
+
+/// A Network as this node has it: what is published, and what ADD looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalNetwork {
+    /// Whether pods can be attached.
+    pub(crate) ready: bool,
+    /// One word.
+    pub(crate) reason: String,
+    /// One sentence.
+    pub(crate) message: String,
+    /// Parent device.
+    pub(crate) parent: Option<IfName>,
+    /// The Network's own device.
+    pub(crate) device: Option<IfName>,
+    /// MTU of pod interfaces.
+    pub(crate) mtu: Option<u32>,
+    /// This node's end of the tunnels.
+    pub(crate) vtep: Option<VtepDef>,
+}
+
+impl LocalNetwork {
+    /// The MTU of pod interfaces, when pods can be attached.
+    pub(crate) fn usable_mtu(&self) -> Option<u32> {
+        self.mtu.filter(|_| self.ready)
+    }
+}
+
+/// How a pod stands towards its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodState {
+    /// Runs or will run: it keeps its address, whatever happens to its sandbox.
+    Alive,
+    /// Deletion was asked for.
+    Terminating,
+    /// Finished, or not there (any more).
+    Over,
+}
+
+/// Everything the watches have told.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) networks: Table<NetworkDef>,
+    pub(crate) subnets: Table<SubnetDef>,
+    pub(crate) blocks: Table<BlockDef>,
+    /// NodeNetworks by node.
+    pub(crate) nodes: Table<NodeDef>,
+    /// Addresses of other nodes that need host routes, own ones included where they fit the label.
+    pub(crate) host_routed: Table<InstanceDef>,
+    /// Pods of this node.
+    pub(crate) pods: Table<OwnPod>,
+    /// The Node object of this node, under its name.
+    pub(crate) node: Table<OwnNode>,
+    /// The Networks that this node takes part in, by name; written by the loop.
+    pub(crate) local: BTreeMap<String, LocalNetwork>,
+    own: Table<Held>,
+    by_pod: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Index {
+    /// Takes a change of this node's addresses; whether addresses that the kernel must know differ.
+    /// Those of pods come and go with ADD and DEL; the node's own ones are the kernel's business here.
+    pub(crate) fn apply_own(&mut self, change: Change<Held>) -> bool {
+        let before = self.vteps();
+        if self.own.apply(change) {
+            self.by_pod = BTreeMap::new();
+            for (name, held) in &self.own.entries {
+                if let Some(pod) = &held.def.pod {
+                    self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
+                }
+            }
+        }
+        before != self.vteps()
+    }
+
+    /// The addresses of this node's tunnel ends as (network, address).
+    pub(crate) fn vteps(&self) -> BTreeSet<(String, IpAddr)> {
+        self.own
+            .values()
+            .filter(|h| h.def.interface == VTEP_INTERFACE && h.def.pod.is_none() && !h.def.deleting)
+            .map(|h| (h.def.network.clone(), h.def.name.address()))
+            .collect()
+    }
+
+    /// This node's addresses that pods hold.
+    pub(crate) fn held_by_pods(&self) -> impl Iterator<Item = &Held> {
+        self.own.values().filter(|h| h.def.pod.is_some())
+    }
+
+    /// The addresses that the pod holds.
+    pub(crate) fn held_by(&self, pod_uid: &str) -> impl Iterator<Item = &Held> {
+        self.by_pod.get(pod_uid).into_iter().flatten().filter_map(|name| self.own.get(name))
+    }
+
+    /// The pod that the runtime means. Static pods are known to it by another uid than to the API.
+    pub(crate) fn pod(&self, namespace: &str, name: &str, runtime_uid: Option<&str>) -> Option<&OwnPod> {
+        let pod = self.pods.get(&pod_key(namespace, name))?;
+        let fits = match runtime_uid {
+            None => true,
+            Some(uid) => pod.uid == uid || pod.mirror_of.as_deref() == Some(uid),
+        };
+        fits.then_some(pod)
+    }
+
+    /// How the pod with this uid stands.
+    pub(crate) fn pod_state(&self, namespace: &str, name: &str, uid: &str) -> PodState {
+        match self.pods.get(&pod_key(namespace, name)) {
+            Some(pod) if pod.uid == uid || pod.mirror_of.as_deref() == Some(uid) => {
+                if pod.finished {
+                    PodState::Over
+                } else if pod.terminating {
+                    PodState::Terminating
+                } else {
+                    PodState::Alive
+                }
+            }
+            _ => PodState::Over,
+        }
+    }
+
+    /// The addresses granted to one interface of a pod: one set that exists as a whole. Two controllers that both believe
+    /// that they lead may have given two; the one in use stays in use, else the lowest is taken.
+    pub(crate) fn grant(&self, pod_uid: &str, interface: &str) -> Grant {
+        let mut found: Vec<&Held> = self
+            .held_by(pod_uid)
+            .filter(|h| h.def.interface == interface && h.def.phase == Phase::Bound && !h.def.deleting)
+            .collect();
+        found.sort_by_key(|h| (!h.attached, h.def.name.address()));
+        let have: BTreeSet<IpAddr> = found.iter().map(|h| h.def.name.address()).collect();
+        let missing = |h: &Held| h.def.set.iter().copied().find(|a| !have.contains(a));
+        let Some(whole) = found.iter().find(|h| missing(h).is_none()) else {
+            return match found.iter().find_map(|h| missing(h)) {
+                Some(missing) => Grant::Partial { missing },
+                None => Grant::Nothing,
+            };
+        };
+        let set = &whole.def.set;
+        let of_set = |h: &&&Held| set.is_empty() || set.contains(&h.def.name.address());
+        let mut all: Vec<InstanceDef> = found.iter().filter(of_set).map(|h| h.def.clone()).collect();
+        all.sort_by_key(|d| d.name.address());
+        Grant::Complete(all)
+    }
+}
+
+/// The key of a pod in [`Index::pods`].
+pub(crate) fn pod_key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// What was granted to an interface so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// Nothing yet.
+    Nothing,
+    /// Not all addresses that belong together.
+    Partial {
+        /// One that is not there yet.
+        missing: IpAddr,
+    },
+    /// Every address, IPv4 first.
+    Complete(Vec<InstanceDef>),
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,87 @@
+//! The real kernel behind [`crate::plumbing::Plumbing`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use braid_node_core::actual::Actual;
+use braid_node_core::attach::Wiring;
+use braid_node_core::desired::Desired;
+use braid_node_core::plan::{Plan, Step};
+use braid_node_kernel::{Failed, Kernel, Monitor, Scope};
+use braid_types::{Family, IfName};
+use tracing::debug;
+
+use crate::plumbing::{Outcome, Plumbing, PlumbingError, kind};
+use crate::reconcile::Shared;
+
+/// The network namespace in which the agent runs: the host's.
+#[derive(Debug)]
+pub(crate) struct HostKernel(Kernel);
+
+impl HostKernel {
+    /// Opens it.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        Ok(Self(Kernel::open().context("no access to the kernel's network configuration")?))
+    }
+
+    /// Starts to watch for changes by others.
+    pub(crate) fn monitor(&self) -> anyhow::Result<Monitor> {
+        self.0.monitor().context("cannot watch for kernel changes")
+    }
+
+    /// Removes everything of ours.
+    pub(crate) fn remove_everything(&self) -> anyhow::Result<()> {
+        let report = self.0.uninstall()?;
+        let failed: Vec<String> = report.failed.iter().map(|f| PlumbingError::of(f).0).collect();
+        anyhow::ensure!(failed.is_empty(), "cannot {}", failed.join("; cannot "));
+        Ok(())
+    }
+}
+
+impl Plumbing for HostKernel {
+    fn families(&self) -> BTreeSet<Family> {
+        self.0.families().clone()
+    }
+
+    fn links(&self) -> Result<Actual, PlumbingError> {
+        self.0.dump(&Scope::links()).map_err(|e| PlumbingError::of(&e))
+    }
+
+    fn dump(&self, desired: &Desired) -> Result<Actual, PlumbingError> {
+        self.0.dump(&Scope::all(desired)).map_err(|e| PlumbingError::of(&e))
+    }
+
+    fn apply(&self, plan: &Plan) -> Vec<Outcome> {
+        let mut report = self.0.apply(plan);
+        plan.steps.iter().map(|step| outcome(step, &mut report.failed)).collect()
+    }
+
+    fn attach(&self, wiring: &Wiring) -> Result<(), PlumbingError> {
+        self.0.attach(wiring).map_err(|e| PlumbingError::of(&e))
+    }
+
+    fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), PlumbingError> {
+        self.0.detach(host_if, wiring).map_err(|e| PlumbingError::of(&e))
+    }
+
+    fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError> {
+        let found = self.0.check(wiring).map_err(|e| PlumbingError::of(&e))?;
+        Ok(found.into_iter().map(|m| m.what).collect())
+    }
+}
+
+fn outcome(step: &Step, all_failed: &mut Vec<Failed>) -> Outcome {
+    let at = all_failed.iter().position(|f| *f.step == *step);
+    let error = at.map(|i| PlumbingError::of(&all_failed.swap_remove(i).error));
+    Outcome { kind: kind(step), step: step.to_string(), error }
+}
+
+/// Asks the loop for a comparison whenever somebody else changes something that may be ours.
+pub(crate) async fn watch_drift(monitor: Monitor, shared: Arc<Shared>) {
+    loop {
+        let dirty = monitor.changed().await;
+        debug!(?dirty, "the kernel changed");
+        shared.drift.notify_one();
+    }
+}

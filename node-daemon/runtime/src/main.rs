@@ -1,0 +1,60 @@
+//! `braid-node`: the agent on each node. See ARCHITECTURE.md.
+
+mod args;
+mod attachments;
+mod client;
+mod cni;
+mod conflist;
+#[cfg(test)]
+mod fake;
+mod health;
+mod index;
+mod install;
+mod kernel;
+mod lookup;
+mod metrics;
+#[cfg(test)]
+mod node_tests;
+mod plumbing;
+mod publish;
+mod reconcile;
+mod release;
+mod store;
+mod sweep;
+mod uninstall;
+mod view;
+mod watches;
+mod wire;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::args::{Cli, Command, LogFormat};
+
+/// What is logged unless `BRAID_LOG` says otherwise. The client reports every failed connection by itself, and
+/// so does everybody who made the request.
+const FILTER: &str = "info,kube_client::client::builder=off";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    log_as(cli.log_format);
+    // Two crates may bring a provider each; this process uses one, for everything.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli.command {
+        Command::Run(args) => wire::run(*args).await,
+        Command::InstallCni(dirs) => wire::install_plugin(dirs).await,
+        Command::Uninstall(args) => uninstall::run(args).await,
+    }
+}
+
+fn log_as(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("BRAID_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(tracing_subscriber::fmt::layer().with_ansi(false)).init(),
+        LogFormat::Json => registry.with(tracing_subscriber::fmt::layer().json()).init(),
+    }
+}

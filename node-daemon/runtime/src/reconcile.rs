@@ -1,0 +1,322 @@
+//! The loop: what must be, what is, the steps between, and what came of them.
+//!
+//! Reads like a table of contents: look at the index and the attachments, dump, decide, apply, report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use braid_informer::InSync;
+use braid_node_core::desired::Desired;
+use braid_node_core::overlay::{self, NotReady};
+use braid_node_core::plan::{self, Conflict, Plan};
+use braid_node_core::view::{self as core_view, NodeView};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, RwLock, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::attachments::Attachments;
+use crate::health::Health;
+use crate::index::LocalNetwork;
+use crate::metrics::Metrics;
+use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain};
+use crate::release::now;
+use crate::store::{Effect, Store};
+use crate::view;
+
+/// Changes that come together are handled together.
+const COALESCE: Duration = Duration::from_millis(50);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Times that a plan may turn out to be outdated before pods have to wait for the next one.
+const OPTIMISM: u32 = 3;
+/// How long a node that was never ready waits for Networks that wait for the controller. Longer, and one full
+/// subnet would keep every pod off a new node.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What ADD and the loop share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Held shared while an interface is made or removed, exclusively while a plan is carried out: a plan
+    /// that was made before an interface existed would remove it.
+    pub(crate) gate: RwLock<()>,
+    /// The view of the last comparison, without pods: what ADD derives an interface from.
+    view: Mutex<Option<Arc<NodeView>>>,
+    /// The kernel told of a change.
+    pub(crate) drift: Notify,
+}
+
+impl Shared {
+    /// The view of the last comparison; `None` before the first one.
+    pub(crate) fn view(&self) -> Option<Arc<NodeView>> {
+        self.view.lock().clone()
+    }
+
+    /// Sets the view, as the loop does.
+    pub(crate) fn set_view(&self, view: NodeView) {
+        *self.view.lock() = Some(Arc::new(NodeView { attachments: BTreeMap::new(), ..view }));
+    }
+}
+
+/// What the loop tells the world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Why no pod can be attached at all; `None` when the node is ready.
+    pub(crate) waiting_for: Option<String>,
+    /// Every Network that the node is a member of.
+    pub(crate) networks: BTreeMap<String, LocalNetwork>,
+    /// What could not be done, as sentences.
+    pub(crate) failures: BTreeSet<String>,
+}
+
+/// Why a comparison was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The cluster's state or the node's pods changed.
+    Change,
+    /// The kernel changed.
+    Drift,
+    /// Time.
+    Resync,
+}
+
+/// The loop.
+pub(crate) struct Loop<P> {
+    pub(crate) node: String,
+    pub(crate) store: Arc<Store>,
+    pub(crate) attachments: Arc<Attachments>,
+    pub(crate) plumbing: Arc<P>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) reports: watch::Sender<Option<Report>>,
+    pub(crate) resync: Duration,
+}
+
+/// A comparison that was carried through.
+struct Compared {
+    generation: u64,
+    view: NodeView,
+    plan: Plan,
+}
+
+impl<P: Plumbing> Loop<P> {
+    /// Runs until `stop`; what the kernel holds then stays. The proof is needed because an empty cache looks
+    /// like a cluster without Networks.
+    pub(crate) async fn run(self, _proof: InSync, stop: CancellationToken) {
+        let synced = Instant::now();
+        let mut retry = FIRST_RETRY;
+        // What an agent before this one made differently is no drift.
+        let mut cause = Cause::Change;
+        let mut was_ready = false;
+        loop {
+            let known = self.store.kernel_changes();
+            let begun = Instant::now();
+            let result = self.compare_and_apply(cause).await;
+            let patient = !was_ready && synced.elapsed() < PATIENCE;
+            let failed = self.tell(result, begun, patient);
+            was_ready |= self.health.waiting_for().is_none();
+            self.health.alive();
+
+            let wait = if failed {
+                let now = retry;
+                retry = (retry * 2).min(LAST_RETRY);
+                now
+            } else {
+                retry = FIRST_RETRY;
+                if patient { self.resync.min(Duration::from_secs(1)) } else { self.resync }
+            };
+            cause = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.store.kernel_dirty() => Cause::Change,
+                () = self.shared.drift.notified() => Cause::Drift,
+                () = tokio::time::sleep(wait) => Cause::Resync,
+            };
+            if cause != Cause::Resync {
+                tokio::time::sleep(COALESCE).await;
+            }
+            // What may follow from the cluster is not blamed on somebody.
+            if self.store.kernel_changes() != known {
+                cause = Cause::Change;
+            }
+        }
+    }
+
+    async fn compare_and_apply(&self, cause: Cause) -> Result<(NodeView, Plan, Vec<Outcome>), PlumbingError> {
+        for attempt in 0.. {
+            // In the end pods wait for the loop instead of the loop for a moment without pods.
+            let early = if attempt < OPTIMISM { None } else { Some(self.shared.gate.write().await) };
+            let compared = self.compare().await?;
+            self.shared.set_view(compared.view.clone());
+            if compared.plan.steps.is_empty() {
+                return Ok((compared.view, compared.plan, Vec::new()));
+            }
+            let guard = match early {
+                Some(guard) => guard,
+                None => self.shared.gate.write().await,
+            };
+            if self.attachments.generation() != compared.generation {
+                debug!("pods came or went meanwhile, planning again");
+                continue;
+            }
+            let (plan, outcomes) = self.apply(compared.plan).await?;
+            drop(guard);
+            self.count(cause, &outcomes);
+            return Ok((compared.view, plan, outcomes));
+        }
+        unreachable!("the range has no end")
+    }
+
+    async fn compare(&self) -> Result<Compared, PlumbingError> {
+        let snapshot = self.attachments.snapshot();
+        self.metrics.attached(snapshot.attachments.len());
+        let mut view = self.store.read(|index| view::build(&self.node, index, snapshot.attachments));
+        let plumbing = self.plumbing.clone();
+        blocking(move || {
+            view.families = plumbing.families();
+            let links = plumbing.links()?;
+            view.links = core_view::host_links(&links);
+            // A lost pair cannot be made again without the pod's namespace; the sweep removes its traces.
+            view.attachments.retain(|dev, a| links.links.contains_key(dev) || Path::new(&a.netns).exists());
+            let desired = Desired::of(&view);
+            let plan = plan::diff(&desired, &plumbing.dump(&desired)?);
+            Ok(Compared { generation: snapshot.generation, view, plan })
+        })
+        .await
+    }
+
+    async fn apply(&self, plan: Plan) -> Result<(Plan, Vec<Outcome>), PlumbingError> {
+        let plumbing = self.plumbing.clone();
+        blocking(move || {
+            let outcomes = plumbing.apply(&plan);
+            Ok((plan, outcomes))
+        })
+        .await
+    }
+
+    fn count(&self, cause: Cause, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            self.metrics.plan_step(outcome.kind, outcome.error.is_some());
+            match (&outcome.error, cause) {
+                (Some(_), _) => warn!("{outcome}"),
+                (None, Cause::Change) => debug!(step = outcome.step, "done"),
+                (None, Cause::Drift | Cause::Resync) => info!(step = outcome.step, "repaired"),
+            }
+        }
+        if cause != Cause::Change {
+            let done = outcomes.iter().filter(|o| o.error.is_none()).count();
+            self.metrics.drifted(done as u64);
+        }
+    }
+
+    /// Reports a comparison; whether it has to be repeated soon.
+    fn tell(
+        &self,
+        result: Result<(NodeView, Plan, Vec<Outcome>), PlumbingError>,
+        begun: Instant,
+        patient: bool,
+    ) -> bool {
+        let (report, failed) = match result {
+            Ok((view, plan, outcomes)) => {
+                let failures: BTreeSet<String> = failures(&plan.conflicts, &outcomes);
+                let failed = outcomes.iter().any(|o| o.error.is_some());
+                let networks = local_networks(&view);
+                let first = self.health.waiting_for().is_some();
+                let waiting_for = first.then(|| waiting_for(&networks, failed, patient)).flatten();
+                (Report { waiting_for, networks, failures }, failed)
+            }
+            Err(error) => {
+                warn!(%error, "cannot compare the kernel with what it should hold");
+                let last = self.reports.borrow().clone().unwrap_or_default();
+                let failures = [error.to_string()].into();
+                let waiting_for = self.health.waiting_for().map(|_| error.to_string());
+                (Report { waiting_for, failures, ..last }, true)
+            }
+        };
+        self.metrics.reconciled(begun.elapsed(), if failed { "failed" } else { "ok" }, now());
+        if self.store.read(|index| index.local != report.networks) {
+            self.store.update(|index| {
+                index.local.clone_from(&report.networks);
+                Effect::Quiet
+            });
+        }
+        match &report.waiting_for {
+            None => self.health.ready(),
+            Some(reason) => self.health.not_ready(reason),
+        }
+        self.reports.send_if_modified(|last| {
+            let differs = last.as_ref() != Some(&report);
+            if differs {
+                *last = Some(report);
+            }
+            differs
+        });
+        failed
+    }
+}
+
+/// Runs what blocks on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PlumbingError> + Send + 'static,
+) -> Result<T, PlumbingError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(PlumbingError(format!("a thread ended early: {error}"))),
+    }
+}
+
+fn failures(conflicts: &[Conflict], outcomes: &[Outcome]) -> BTreeSet<String> {
+    let failed = outcomes.iter().filter(|o| o.error.is_some()).map(ToString::to_string);
+    conflicts.iter().map(ToString::to_string).chain(failed).collect()
+}
+
+/// Every Network of the view as it stands here.
+fn local_networks(view: &NodeView) -> BTreeMap<String, LocalNetwork> {
+    let all = overlay::realise(view).into_iter();
+    all.map(|(name, result)| (name, local_network(&result))).collect()
+}
+
+fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
+    match result {
+        Ok(overlay) => {
+            let published = overlay.published();
+            LocalNetwork {
+                ready: true,
+                reason: "Ready".to_owned(),
+                message: format!("pods can be attached, packets travel by {}", overlay.device),
+                parent: published.parent,
+                device: Some(overlay.device.clone()),
+                mtu: published.mtu,
+                vtep: published.vtep,
+            }
+        }
+        Err(why) => LocalNetwork {
+            ready: false,
+            reason: why.reason().to_owned(),
+            message: chain(why),
+            parent: None,
+            device: None,
+            mtu: None,
+            vtep: None,
+        },
+    }
+}
+
+/// Why a node that was never ready is not ready yet.
+fn waiting_for(networks: &BTreeMap<String, LocalNetwork>, failed: bool, patient: bool) -> Option<String> {
+    if failed {
+        return Some("the kernel is not as it should be yet".to_owned());
+    }
+    let waits = |n: &&LocalNetwork| n.reason == WAITING_FOR_ADDRESS;
+    let (name, network) = networks.iter().find(|(_, n)| waits(n))?;
+    patient.then(|| format!("Network `{name}`: {}", network.message))
+}
+
+/// The only reason that passes without anybody changing anything.
+const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+use super::*;
+
+use braid_journal::Journal;
+use braid_meta_core::CniResult;
+
+use crate::attachments::tests::record;
+use crate::fake::FakeKernel;
+
+fn new(dir: &std::path::Path) -> Loop<FakeKernel> {
+    let (attachments, _) = Attachments::load(Journal::below(dir)).unwrap();
+    Loop {
+        node: "n1".into(),
+        store: Arc::default(),
+        attachments: Arc::new(attachments),
+        plumbing: Arc::default(),
+        shared: Arc::default(),
+        metrics: Arc::default(),
+        health: Arc::new(Health::new("start")),
+        reports: watch::Sender::new(None),
+        resync: Duration::from_secs(60),
+    }
+}
+
+fn attach(all: &Attachments, plumbing: &FakeKernel, container: &str) {
+    let mut r = record(container, "u1", "10.0.0.5");
+    r.netns = "/proc/self/ns/net".into();
+    all.begin(r.clone()).unwrap();
+    plumbing.devices.lock().insert(crate::attachments::host_if(&r.attachment));
+    drop(all.finish(&r.attachment, &CniResult::default()).unwrap());
+}
+
+#[tokio::test]
+async fn an_interface_made_during_a_comparison_is_not_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    // A device without attachment is left over and has to go; the pod that comes meanwhile must stay.
+    l.plumbing.devices.lock().insert("braid0123456789".parse().unwrap());
+    let (all, mut come) = (l.attachments.clone(), vec!["c3", "c2", "c1"]);
+    let devices = Arc::downgrade(&l.plumbing);
+    *l.plumbing.after_dump.lock() = Some(Box::new(move || {
+        if let (Some(container), Some(plumbing)) = (come.pop(), devices.upgrade()) {
+            attach(&all, &plumbing, container);
+        }
+    }));
+    l.compare_and_apply(Cause::Change).await.unwrap();
+    let swept: Vec<_> =
+        l.plumbing.applied.lock().iter().filter(|s| s.starts_with("remove device")).cloned().collect();
+    assert_eq!(swept, ["remove device braid0123456789"]);
+    assert_eq!(l.plumbing.devices.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn a_lost_interface_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    attach(&l.attachments, &l.plumbing, "c1");
+    l.plumbing.devices.lock().clear();
+    l.compare_and_apply(Cause::Drift).await.unwrap();
+    assert_eq!(l.plumbing.devices.lock().len(), 1);
+    assert!(l.metrics.encode().contains("braid_node_plan_steps_total{kind=\"link\"} 1"));
+}
+
+#[tokio::test]
+async fn a_lost_interface_without_its_namespace_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    let r = record("c1", "u1", "10.0.0.5");
+    l.attachments.begin(r).unwrap();
+    let (_, _, outcomes) = l.compare_and_apply(Cause::Drift).await.unwrap();
+    assert!(!outcomes.iter().any(|o| o.kind == "link"), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn ready_comes_with_the_first_success_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    l.plumbing.break_with(Some("no"));
+    let begun = Instant::now();
+    let failed = l.tell(l.compare_and_apply(Cause::Change).await, begun, true);
+    assert!(failed && l.health.waiting_for().is_some());
+    let report = l.reports.borrow().clone().unwrap();
+    assert!(report.failures.iter().any(|f| f.starts_with("cannot ") && f.ends_with(": no")), "{report:?}");
+
+    l.plumbing.break_with(None);
+    let failed = l.tell(l.compare_and_apply(Cause::Change).await, begun, true);
+    assert!(!failed && l.health.waiting_for().is_none());
+
+    l.plumbing.break_with(Some("no"));
+    l.tell(l.compare_and_apply(Cause::Resync).await, begun, false);
+    let report = l.reports.borrow().clone().unwrap();
+    assert!(
+        report.waiting_for.is_none() && !report.failures.is_empty(),
+        "pods are as well connected as before"
+    );
+}
+
+#[test]
+fn a_network_that_waits_for_the_controller_delays_a_new_node_for_a_while() {
+    let network = |reason: &str| LocalNetwork {
+        ready: false,
+        reason: reason.into(),
+        message: "m".into(),
+        parent: None,
+        device: None,
+        mtu: None,
+        vtep: None,
+    };
+    let waits = NotReady::WaitingForAddress { family: braid_types::Family::V4 };
+    assert_eq!(waits.reason(), WAITING_FOR_ADDRESS);
+    let all = BTreeMap::from([
+        ("a".to_owned(), network("NoParentDevice")),
+        ("b".to_owned(), network(waits.reason())),
+    ]);
+    assert_eq!(waiting_for(&all, false, true).as_deref(), Some("Network `b`: m"));
+    assert_eq!(waiting_for(&all, false, false), None);
+    assert!(waiting_for(&all, true, false).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_repairs_what_the_kernel_tells_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    attach(&l.attachments, &l.plumbing, "c1");
+    let (plumbing, shared, mut reports) = (l.plumbing.clone(), l.shared.clone(), l.reports.subscribe());
+    let stop = CancellationToken::new();
+    let informers = braid_informer::Informers::default();
+    let proof = informers.in_sync().await;
+    let running = tokio::spawn(l.run(proof, stop.clone()));
+    reports.wait_for(Option::is_some).await.unwrap();
+    plumbing.devices.lock().clear();
+    shared.drift.notify_one();
+    while plumbing.devices.lock().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(plumbing.devices.lock().len(), 1, "stopping changes nothing");
+}

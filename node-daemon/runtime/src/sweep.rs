@@ -1,0 +1,168 @@
+//! The agent's own garbage collection: interfaces whose container is gone, and DELs that came while there was
+//! no agent. Runtimes such as containerd never call GC.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use braid_informer::InSync;
+use braid_rpc::Del;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::attachments::{Damaged, Entry, Stage};
+use crate::cni::Cni;
+use crate::cni::wait::PodLookup;
+use crate::index::{Index, PodState};
+use crate::plumbing::{Plumbing, chain};
+
+/// How often everything is looked at.
+const PERIOD: Duration = Duration::from_secs(600);
+/// How soon again while something could not be removed.
+const RETRY: Duration = Duration::from_secs(10);
+/// Temporary files of the journal older than this were left by somebody who died.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Whether an interface has to be removed although nobody asked for it.
+///
+/// A missing namespace alone is no proof, because the agent may not see the runtime's mounts: either the device
+/// is gone too, as it goes with its namespace, or the pod is over.
+fn is_abandoned(entry: &Entry, netns_exists: bool, device_exists: bool, pod: PodState) -> bool {
+    match entry.stage {
+        Stage::Interrupted | Stage::Leaving => true,
+        Stage::Live => !netns_exists && (!device_exists || pod == PodState::Over),
+    }
+}
+
+/// What DELs without an agent left behind; needs no API server.
+pub(crate) async fn pending_dels<P: Plumbing, L: PodLookup>(cni: &Cni<P, L>) {
+    let journal = cni.attachments.journal();
+    let listed = match journal.pending_dels.list() {
+        Ok(listed) => listed,
+        Err(error) => {
+            warn!(error = chain(&error), "the list of pending DELs cannot be read");
+            return;
+        }
+    };
+    for pending in listed {
+        let del = match (pending.entry, pending.attachment) {
+            (Ok(del), _) => Some(del),
+            // The name still says which interface has to go.
+            (Err(_), Some(attachment)) => Some(Del {
+                attachment,
+                netns: None,
+                pod: None,
+                network: String::new(),
+                config: String::new(),
+            }),
+            (Err(error), None) => {
+                warn!(error = chain(&error), "a pending DEL cannot be read and is dropped");
+                None
+            }
+        };
+        if let Some(del) = del {
+            info!(attachment = %del.attachment, "working off a DEL that came while there was no agent");
+            let _turn = cni.turns.of(&del.attachment.container_id).await;
+            cni.tear_down(&del).await;
+        }
+        if let Err(error) = journal.pending_dels.remove_file(&pending.path) {
+            warn!(error = chain(&error), "a pending DEL cannot be removed");
+        }
+    }
+}
+
+/// Files that are no entries any more: the interface of which the name tells is removed.
+pub(crate) async fn damaged<P: Plumbing, L: PodLookup>(cni: &Cni<P, L>, files: Vec<Damaged>) {
+    for file in files {
+        warn!(error = chain(&file.error), "a file of the journal cannot be read, its interface is removed");
+        if let Some(id) = &file.attachment
+            && let Err(error) = cni.remove(id).await
+        {
+            warn!(attachment = %id, %error, "the interface cannot be removed");
+        }
+        if let Err(error) = cni.attachments.journal().attachments.remove_file(&file.path) {
+            warn!(error = chain(&error), "a file of the journal cannot be removed");
+        }
+    }
+}
+
+/// Sweeps every ten minutes until `stop`, and soon again after one that was not `clean`.
+pub(crate) async fn run<P: Plumbing, L: PodLookup>(
+    cni: Arc<Cni<P, L>>,
+    mut clean: bool,
+    proof: InSync,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(if clean { PERIOD } else { RETRY }) => {}
+        }
+        clean = once(&cni, proof).await;
+    }
+}
+
+/// One sweep; whether everything could be removed that had to be. The proof is needed because an empty cache
+/// looks like a cluster without pods.
+pub(crate) async fn once<P: Plumbing, L: PodLookup>(cni: &Cni<P, L>, _proof: InSync) -> bool {
+    if let Err(error) = cni.attachments.journal().attachments.sweep(STALE, SystemTime::now()) {
+        warn!(error = chain(&error), "temporary files of the journal cannot be removed");
+    }
+    pending_dels(cni).await;
+    let plumbing = cni.plumbing.clone();
+    let dump = crate::reconcile::blocking(move || plumbing.links()).await;
+    let links = match dump {
+        Ok(actual) => actual.links,
+        Err(error) => {
+            warn!(%error, "cannot look for abandoned interfaces");
+            return false;
+        }
+    };
+    let mut clean = true;
+    for entry in cni.attachments.all() {
+        let id = &entry.record.attachment;
+        let device_exists = links.contains_key(&crate::attachments::host_if(id));
+        let netns_exists = Path::new(&entry.record.netns).exists();
+        let pod = cni.store.read(|index| state(index, &entry));
+        if !is_abandoned(&entry, netns_exists, device_exists, pod) {
+            continue;
+        }
+        let _turn = cni.turns.of(&id.container_id).await;
+        // A request that was before us in the queue may have settled it.
+        if cni.attachments.get(id).as_ref() != Some(&entry) {
+            continue;
+        }
+        info!(attachment = %id, "removing an interface whose container is gone");
+        match cni.remove(id).await {
+            Ok(()) => cni.torn_down.tell(entry.pod_uid()),
+            Err(error) => {
+                warn!(attachment = %id, %error, "an abandoned interface cannot be removed yet");
+                clean = false;
+            }
+        }
+    }
+    clean
+}
+
+fn state(index: &Index, entry: &Entry) -> PodState {
+    index.pod_state(&entry.record.pod.namespace, &entry.record.pod.name, entry.pod_uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachments::tests::record;
+
+    #[test]
+    fn only_what_is_certainly_gone_is_abandoned() {
+        let entry = |stage| Entry { record: record("c1", "u1", "10.0.0.5"), stage };
+        let (live, cut) = (entry(Stage::Live), entry(Stage::Interrupted));
+        let judge = |netns, device, pod| is_abandoned(&live, netns, device, pod);
+        assert!(judge(false, false, PodState::Alive), "after a reboot");
+        assert!(judge(false, true, PodState::Over));
+        assert!(!judge(false, true, PodState::Alive), "the agent may not see the mounts");
+        assert!(!judge(true, true, PodState::Over), "its DEL will come");
+        assert!(!judge(true, false, PodState::Alive), "somebody deleted the device, the loop makes it again");
+        assert!(is_abandoned(&cut, true, true, PodState::Alive), "the runtime has given that sandbox up");
+    }
+}

@@ -1,0 +1,96 @@
+//! The one place where the index becomes what the core decides from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use braid_node_core::view::{Attachment, HostRouted, NodeView};
+use braid_types::IfName;
+
+use crate::index::Index;
+
+/// Everything of the view that does not come from the kernel.
+///
+/// Without the node's own Node object no Network counts, because membership goes by its labels.
+pub(crate) fn build(node: &str, index: &Index, attachments: BTreeMap<IfName, Attachment>) -> NodeView {
+    let own = index.node.get(node);
+    let member = |labels| {
+        let usable = index.networks.values().filter(|n| n.ready);
+        usable.filter(move |n| n.nodes.matches(labels)).map(|n| (n.name.clone(), n.clone()))
+    };
+    let mut vteps: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for (network, address) in index.vteps() {
+        vteps.entry(network).or_default().insert(address);
+    }
+    let elsewhere = index.host_routed.values().filter(|d| d.host_routed && d.node.as_deref() != Some(node));
+    NodeView {
+        node: node.to_owned(),
+        node_ips: own.map(|n| n.addresses.clone()).unwrap_or_default(),
+        networks: own.map(|n| member(&n.labels).collect()).unwrap_or_default(),
+        vteps,
+        subnets: index.subnets.values().map(|s| (s.name.clone(), s.clone())).collect(),
+        blocks: index.blocks.values().map(|b| (b.name.clone(), b.clone())).collect(),
+        nodes: index.nodes.values().map(|n| (n.node.clone(), n.clone())).collect(),
+        host_routed: elsewhere
+            .filter_map(|d| {
+                let routed = HostRouted { network: d.network.clone(), node: d.node.clone()? };
+                Some((d.name.address(), routed))
+            })
+            .collect(),
+        attachments,
+        ..NodeView::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Change, OwnNode};
+    use braid_types::model::{NetworkDef, NetworkType};
+    use braid_types::{Operator, Requirement, Selector};
+
+    fn network(name: &str, ready: bool, zone: Option<&str>) -> NetworkDef {
+        let in_zone =
+            |z: &str| Requirement { key: "zone".into(), operator: Operator::In, values: vec![z.to_owned()] };
+        NetworkDef {
+            name: name.into(),
+            created: 0,
+            kind: NetworkType::Vxlan,
+            default: false,
+            nodes: Selector {
+                match_expressions: zone.map(in_zone).into_iter().collect(),
+                ..Selector::default()
+            },
+            namespaces: None,
+            mtu: None,
+            space: String::new(),
+            vxlan: None,
+            vlan: None,
+            ready,
+            deleting: false,
+        }
+    }
+
+    #[test]
+    fn only_ready_networks_of_which_the_node_is_a_member_count() {
+        let mut index = Index::default();
+        for n in [
+            network("all", true, None),
+            network("here", true, Some("a")),
+            network("there", true, Some("b")),
+            network("unready", false, None),
+        ] {
+            index.networks.apply(Change::Applied(n.name.clone(), Ok(n)));
+        }
+        assert!(build("n1", &index, BTreeMap::new()).networks.is_empty(), "no Node object, no labels");
+        let node = OwnNode {
+            name: "n1".into(),
+            uid: "x".into(),
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
+            addresses: vec![],
+            network_unavailable: None,
+        };
+        index.node.apply(Change::Applied("n1".into(), Ok(node)));
+        let view = build("n1", &index, BTreeMap::new());
+        assert_eq!(view.networks.keys().collect::<Vec<_>>(), ["all", "here"]);
+    }
+}
