@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test of the project, cheap failures first:
 #   1. house rules, pure cores, kernel code in network namespaces   2. end to end in sandbox clusters
-# Each suite ends with the summary line of cargo's own test runner.
+# Each suite ends with the summary line of cargo's own test runner. A promise that is broken does not hide the next one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,6 @@ cargo test --locked -p braid-e2e --test sandbox_smoke -- --test-threads=1
 
 step 'end to end: one test at a time, on one cluster'
 trap 'e2e/sandbox down --name "${BRAID_E2E_NAME:-e2e}"' EXIT
-cargo test --locked -p braid-e2e "${promises[@]/#/--test=}" -- --test-threads=1
+cargo test --locked --no-fail-fast -p braid-e2e "${promises[@]/#/--test=}" -- --test-threads=1
 
 step 'all tests passed'

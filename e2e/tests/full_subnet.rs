@@ -69,13 +69,17 @@ fn exactly_as_many_pods_as_addresses() {
         ensure!(told.contains(BLOCK) && told.contains("full"), "the event says: {told}");
         let cni = stage.await_event("late", "FailedCreatePodSandBox")?;
         ensure!(cni.contains(BLOCK), "the runtime's error does not name the full subnet: {cni}");
-        let late = stage.kubectl_json(&["get", "pod", "late"])?;
-        let waiting = &late["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
-        ensure!(waiting == "ContainerCreating", "the pod is {waiting}");
-        let addressed = items(&late["status"]["conditions"])
-            .into_iter()
-            .find(|condition| condition["type"] == "braid.network/Addressed")
-            .context("no condition tells why the pod waits")?;
+        // The kubelet writes the pod's status in a time of its own, after its events.
+        let (late, addressed) = eventually("what the pod says of its wait", PATIENCE, || {
+            let late = stage.kubectl_json(&["get", "pod", "late"])?;
+            let waiting = &late["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+            ensure!(waiting == "ContainerCreating", "the pod is {waiting}");
+            let addressed = items(&late["status"]["conditions"])
+                .into_iter()
+                .find(|condition| condition["type"] == "braid.network/Addressed")
+                .context("no condition tells why the pod waits")?;
+            Ok(Some((late, addressed)))
+        })?;
         ensure!(addressed["status"] == "False" && addressed["reason"] == "SubnetFull", "{addressed}");
         ensure!(text(&addressed["message"]).contains(BLOCK), "{addressed}");
         let uid = text(&late["metadata"]["uid"]);
