@@ -7,6 +7,7 @@
 mod choose;
 mod feed;
 mod grant;
+mod kept;
 mod plan;
 mod refusal;
 mod request;
@@ -16,7 +17,7 @@ mod vtep;
 
 pub use plan::{Claim, Grant};
 pub use refusal::{Full, Holder, Refusal};
-pub use request::{Choice, FamilyWish, PodRequest, VtepRequest};
+pub use request::{Choice, FamilyWish, Keep, PodRequest, VtepRequest};
 pub(crate) use state::is_vtep;
 pub use state::{Config, Ipam, Lists, NodeFact, NotRestored, PodFact, Restored};
 pub use topic::{Effects, Topic};

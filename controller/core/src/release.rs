@@ -3,9 +3,11 @@
 //! An address is freed only after two observations and a last look at the API server: its pod is gone (or finished)
 //! **and** its node has torn the interface down, or the node is gone, or a long time has passed. Then it cools down, so
 //! that no late packet meets the next holder, and only then is its object deleted.
+//!
+//! An address in the name of an owner is kept instead of freed, until the owner is gone or a time limit has passed.
 
 use braid_types::InstanceName;
-use braid_types::model::{InstanceDef, Phase, PodRef, UnixSeconds};
+use braid_types::model::{InstanceDef, OwnerRef, Phase, PodRef, UnixSeconds};
 
 use crate::ipam::{Config, Ipam, Restored};
 
@@ -32,6 +34,24 @@ pub enum PodCheck {
     Live,
 }
 
+/// What a question to the API server said about an owner, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerCheck {
+    /// There is no such object.
+    Gone,
+    /// It exists, or nobody can say: what is kept stays.
+    Live,
+}
+
+/// The API server's own word, asked for by a [`Decision`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// After [`Decision::RecheckPod`].
+    pub pod: Option<PodCheck>,
+    /// After [`Decision::RecheckOwner`].
+    pub owner: Option<OwnerCheck>,
+}
+
 /// Everything that decides about one address.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances {
@@ -41,8 +61,8 @@ pub struct Circumstances {
     pub node_exists: bool,
     /// For a node's own address: whether it is still needed.
     pub wanted: bool,
-    /// What the API server said, when it was asked.
-    pub check: Option<PodCheck>,
+    /// What the API server said, as far as it was asked.
+    pub checks: Checks,
     /// Since when this process has seen the release deadline.
     pub cooling_since: Option<UnixSeconds>,
     /// Whether it lies in a network with blocks and none of its node's blocks covers it.
@@ -58,6 +78,8 @@ pub enum Decision {
     WaitUntil(UnixSeconds),
     /// Ask the API server for this pod, then call [`Ipam::decide`] again with the answer.
     RecheckPod(PodRef),
+    /// Ask the API server for this owner, then call [`Ipam::decide`] again with the answer.
+    RecheckOwner(OwnerRef),
     /// Set `status.phase=Releasing` and `status.releaseAt`, with uid and resourceVersion as preconditions.
     MarkReleasing {
         /// The end of the cool-down.
@@ -65,8 +87,14 @@ pub enum Decision {
         /// Why, CamelCase.
         reason: &'static str,
     },
-    /// Set `status.phase=Reserved` and remove `spec.pod`, with uid and resourceVersion as preconditions: the owner keeps it.
-    Reserve,
+    /// Set `status.phase=Reserved` and remove pod and node, with uid and resourceVersion as preconditions: the owner
+    /// keeps it.
+    Reserve {
+        /// `status.reservedAt`; `None` where the owner's existence shall not decide about it.
+        since: Option<UnixSeconds>,
+        /// `spec.retainUntil`.
+        until: Option<UnixSeconds>,
+    },
     /// Delete the object, with uid and resourceVersion as preconditions: the address is free.
     Delete,
     /// Set the label `braid.network/routed=host`: no block of its node covers it any more.
@@ -75,30 +103,71 @@ pub enum Decision {
 
 /// How long to wait before the API server is asked again when it contradicts the cache.
 const RECHECK_SECONDS: i64 = 5;
+/// How often the API server is asked whether the owner of a kept address still exists.
+const OWNER_SECONDS: i64 = 60;
+/// How long an address is kept that nobody has used in this cluster and whose owner is not there: after a restore from
+/// a backup the addresses come first and their owners later.
+const UNUSED_SECONDS: i64 = 86_400;
 
 /// Decides about one address.
 #[must_use]
 pub fn decide(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
     if def.phase == Phase::Reserved {
-        return match def.retain_until {
-            Some(until) if until <= now => release(now, "RetentionEnded", config),
-            Some(until) => Decision::WaitUntil(until),
-            None => Decision::Keep,
-        };
+        return of_reserved(def, now, c, config);
     }
     match (&def.pod, c.pod) {
         // Whoever marked it: a pod that may run keeps its address.
         (Some(_), None | Some(PodSeen::Live)) => keep(def, c),
         (Some(pod), Some(PodSeen::Over { confirmed })) => of_ended_pod(def, pod, confirmed, now, c, config),
         (None, _) if crate::ipam::is_vtep(def) => match def.phase {
-            Phase::Releasing if def.release_at.is_some() => cool_down(def, now, c, config),
+            Phase::Releasing if def.release_at.is_some() => cool_down(now, c, config),
             _ if c.wanted => keep(def, c),
             _ => release(now, "NodeLeft", config),
         },
         // Nobody holds it, but nobody has said either that it is free: shown by `gc::findings`.
         (None, _) if def.phase == Phase::Bound => Decision::Keep,
         (None, _) if def.release_at.is_none() => release(now, "Released", config),
-        (None, _) => cool_down(def, now, c, config),
+        (None, _) => cool_down(now, c, config),
+    }
+}
+
+fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
+    if def.retain_until.is_some_and(|until| until <= now) {
+        return release(now, "RetentionEnded", config);
+    }
+    let ends = def.retain_until;
+    let kept_by = def.owner.as_ref().filter(|_| def.reserved_at.is_some() && !def.declared);
+    match (kept_by, c.checks.owner) {
+        (Some(owner), None) => Decision::RecheckOwner(owner.clone()),
+        (Some(_), Some(OwnerCheck::Gone)) => release(now, "OwnerGone", config),
+        (Some(_), Some(OwnerCheck::Live)) => {
+            let again = now.saturating_add(OWNER_SECONDS);
+            Decision::WaitUntil(ends.map_or(again, |ends| ends.min(again)))
+        }
+        (None, _) => ends.map_or(Decision::Keep, Decision::WaitUntil),
+    }
+}
+
+/// Nobody uses it any more, and it is in the name of an owner.
+fn of_owner(
+    def: &InstanceDef,
+    owner: &OwnerRef,
+    reason: &'static str,
+    now: UnixSeconds,
+    c: &Circumstances,
+    config: &Config,
+) -> Decision {
+    let ends = def.retain_seconds.map(|s| now.saturating_add(s.into()));
+    if def.declared {
+        return Decision::Reserve { since: None, until: def.retain_until.or(ends) };
+    }
+    match c.checks.owner {
+        None => Decision::RecheckOwner(owner.clone()),
+        Some(OwnerCheck::Live) => Decision::Reserve { since: Some(now), until: ends },
+        Some(OwnerCheck::Gone) if def.attached => release(now, reason, config),
+        Some(OwnerCheck::Gone) => {
+            Decision::Reserve { since: None, until: ends.or(Some(now.saturating_add(UNUSED_SECONDS))) }
+        }
     }
 }
 
@@ -115,7 +184,7 @@ fn of_ended_pod(
     config: &Config,
 ) -> Decision {
     if def.phase == Phase::Releasing && def.release_at.is_some() {
-        return cool_down(def, now, c, config);
+        return cool_down(now, c, config);
     }
     let timeout = confirmed.map(|since| since.saturating_add(config.orphan_timeout));
     let reason = if def.torn_down.is_some() {
@@ -131,14 +200,16 @@ fn of_ended_pod(
             None => None,
         }
     };
-    match (c.check, reason) {
+    match (c.checks.pod, reason) {
         (None, _) => Decision::RecheckPod(pod.clone()),
         (Some(PodCheck::Live), _) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
         (Some(PodCheck::Gone | PodCheck::Finished), None) => {
             Decision::WaitUntil(now.saturating_add(config.orphan_timeout))
         }
-        (Some(PodCheck::Gone | PodCheck::Finished), Some(_)) if def.owner.is_some() => Decision::Reserve,
-        (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => release(now, reason, config),
+        (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match &def.owner {
+            Some(owner) => of_owner(def, owner, reason, now, c, config),
+            None => release(now, reason, config),
+        },
     }
 }
 
@@ -146,28 +217,27 @@ fn release(now: UnixSeconds, reason: &'static str, config: &Config) -> Decision 
     Decision::MarkReleasing { release_at: now.saturating_add(config.cool_down), reason }
 }
 
-/// The deadline in the object counts, but never for longer than one cool-down from when this process saw it: the clock
-/// of the controller that wrote it may have been ahead.
-fn cool_down(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
-    let seen = c.cooling_since.unwrap_or(now).saturating_add(config.cool_down);
-    let due = def.release_at.map_or(seen, |at| at.min(seen));
+/// One cool-down from when this process saw the deadline in the object. The deadline itself is for people: the clock of
+/// the controller that wrote it may be far from this one's, and a cool-down that is cut short is none.
+fn cool_down(now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
+    let due = c.cooling_since.unwrap_or(now).saturating_add(config.cool_down);
     if due <= now { Decision::Delete } else { Decision::WaitUntil(due) }
 }
 
 impl Ipam {
-    /// Decides about one address by all that is known. `check` is the API server's word about its pod, given after
-    /// [`Decision::RecheckPod`]. `None` if the address is not known: there is nothing to do.
+    /// Decides about one address by all that is known. `checks` is the API server's word about its pod and its owner,
+    /// given after [`Decision::RecheckPod`] and [`Decision::RecheckOwner`]. `None` if the address is not known: there is nothing to do.
     #[must_use]
     pub fn decide(
         &mut self,
         _: &Restored,
         name: &InstanceName,
-        check: Option<PodCheck>,
+        checks: Checks,
         now: UnixSeconds,
     ) -> Option<Decision> {
         let def = self.instance(name)?.clone();
-        let decision = decide(&def, now, &self.circumstances(&def, check), self.config());
-        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, check) {
+        let decision = decide(&def, now, &self.circumstances(&def, checks), self.config());
+        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod) {
             self.confirm_end(&pod.uid, now);
         }
         Some(decision)

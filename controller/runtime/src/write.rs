@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use braid_types::well_known::CONTROLLER_MANAGER;
+use braid_types::well_known::{CONTROLLER_MANAGER, annotation};
 
 use crate::gate::Gate;
 use crate::metrics::{Metrics, WriteLabels};
@@ -29,8 +29,6 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 const TOTAL: Duration = Duration::from_secs(12);
 /// Pause after the first failed attempt; it doubles.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Annotation on what this process creates: the transition number of the Lease under which it led.
-const FENCE_ANNOTATION: &str = "braid.network/fence";
 
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +143,7 @@ impl Writer {
         let api = Api::<K>::all(self.client.clone());
         let mut object = object.clone();
         let fence = self.gate.fence().map(|f| f.to_string()).unwrap_or_default();
-        object.meta_mut().annotations.get_or_insert_default().insert(FENCE_ANNOTATION.to_owned(), fence);
+        object.meta_mut().annotations.get_or_insert_default().insert(annotation::FENCE.to_owned(), fence);
         let params =
             PostParams { field_manager: Some(CONTROLLER_MANAGER.to_owned()), ..PostParams::default() };
         let name = object.meta().name.clone().unwrap_or_default();

@@ -37,6 +37,8 @@ use crate::rule::{about, address_of, immutable, is_address, rule, unicast};
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner.name", priority = 1),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.reason", priority = 1),
+    printcolumn(name = "Kept-Until", type_ = "string", json_path = ".spec.retainUntil", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -140,6 +142,11 @@ pub struct IPInstanceSpec {
     /// for its own address. Absent: nobody, the address goes with its pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerReference>,
+    /// How many seconds the address is kept for its owner after its pod is gone (annotation
+    /// braid.network/ip-retain-ttl of the pod). Absent: as long as the owner exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
+    pub retain_seconds: Option<u32>,
     /// Until when the address is kept for its owner without a pod. Absent: as long as the owner exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retain_until: Option<Time>,
@@ -200,6 +207,11 @@ pub struct OwnerReference {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub uid: String,
+    /// Name of the one pod of the owner that the address is for, such as db-0 of the StatefulSet db. Absent: any pod
+    /// of the owner may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: Option<String>,
 }
 
 /// Where an address stands in its life.
@@ -236,6 +248,9 @@ pub struct IPInstanceStatus {
     /// When the node confirmed that the interface is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_down_at: Option<Time>,
+    /// Since when the address is kept for its owner without a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_at: Option<Time>,
     /// End of the cool-down: from then on the address can be given to another pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_at: Option<Time>,

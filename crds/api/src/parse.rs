@@ -12,7 +12,7 @@ use braid_types::model::{
     BlockDef, InstanceDef, NetworkDef, NodeDef, NodeNetworkDef, OwnerRef, Phase, PodRef, SubnetDef,
     UnixSeconds, VtepDef, VxlanDef,
 };
-use braid_types::well_known::{self, label};
+use braid_types::well_known::{self, annotation, label};
 use braid_types::{
     AddrRange, Cidr, CidrError, Family, IdError, IfNameError, IfPattern, InstanceName, InstanceNameError,
     MacError, Operator, RangeError, Requirement, Selector, VlanId, Vni, block_name, label_value,
@@ -307,6 +307,7 @@ impl From<&OwnerReference> for OwnerRef {
             namespace: raw.namespace.clone(),
             name: raw.name.clone(),
             uid: raw.uid.clone(),
+            pod: raw.pod.clone(),
         }
     }
 }
@@ -319,6 +320,7 @@ impl From<&OwnerRef> for OwnerReference {
             namespace: owner.namespace.clone(),
             name: owner.name.clone(),
             uid: owner.uid.clone(),
+            pod: owner.pod.clone(),
         }
     }
 }
@@ -353,6 +355,7 @@ impl TryFrom<&IPInstance> for InstanceDef {
             InstancePhase::Bound => Phase::Bound,
         };
         let labels = raw.metadata.labels.as_ref();
+        let annotations = raw.metadata.annotations.as_ref();
         Ok(Self {
             name: instance,
             uid: raw.metadata.uid.clone().unwrap_or_default(),
@@ -366,7 +369,11 @@ impl TryFrom<&IPInstance> for InstanceDef {
             node: spec.node.clone(),
             set: at.each("spec.set", &spec.set, At::address)?,
             owner: spec.owner.as_ref().map(OwnerRef::from),
+            retain_seconds: spec.retain_seconds,
             retain_until: spec.retain_until.as_ref().map(seconds),
+            reserved_at: status.reserved_at.as_ref().map(seconds),
+            declared: !annotations.is_some_and(|a| a.contains_key(annotation::FENCE)),
+            attached: status.attached_at.is_some(),
             phase,
             torn_down: status.torn_down_at.as_ref().map(seconds),
             release_at: status.release_at.as_ref().map(seconds),
@@ -392,6 +399,7 @@ pub fn instance_object(def: &InstanceDef) -> IPInstance {
         node: def.node.clone(),
         set: def.set.iter().map(ToString::to_string).collect(),
         owner: def.owner.as_ref().map(OwnerReference::from),
+        retain_seconds: def.retain_seconds,
         retain_until: def.retain_until.map(time),
     };
     let mut object = IPInstance::new(&def.name.to_string(), spec);

@@ -140,8 +140,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn owner()(api_version in word(), kind in word(), namespace in "[a-z]{0,5}", name in word(), uid in "[a-z]{0,5}") -> OwnerRef {
-        OwnerRef { api_version, kind, namespace, name, uid }
+    fn owner()(api_version in word(), kind in word(), namespace in "[a-z]{0,5}", name in word(), uid in "[a-z]{0,5}", pod in proptest::option::of(word())) -> OwnerRef {
+        OwnerRef { api_version, kind, namespace, name, uid, pod }
     }
 }
 
@@ -156,6 +156,7 @@ prop_compose! {
         node in proptest::option::of(word()),
         set in proptest::collection::vec(address(), 0..3),
         owner in proptest::option::of(owner()),
+        retain_seconds in proptest::option::of(1..315_360_000_u32),
         retain_until in proptest::option::of(0..4_000_000_000 as UnixSeconds),
         host_routed in any::<bool>(),
     ) -> InstanceDef {
@@ -173,7 +174,11 @@ prop_compose! {
             node,
             set,
             owner,
+            retain_seconds,
             retain_until,
+            reserved_at: None,
+            declared: true,
+            attached: false,
             torn_down: None,
             release_at: None,
             host_routed,

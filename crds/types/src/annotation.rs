@@ -13,13 +13,14 @@ use crate::{AddrRange, Family, IfName, IfNameError, Mac, MacError, RangeError};
 const MAX_ENTRIES: usize = 1024;
 
 /// All keys that mean something.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     annotation::NETWORK,
     annotation::SUBNET,
     annotation::IP_FAMILY,
     annotation::IPS,
     annotation::MAC,
     annotation::IP_RETAIN,
+    annotation::IP_RETAIN_TTL,
     annotation::NETWORKS,
     annotation::DEFAULT_ROUTE,
 ];
@@ -64,6 +65,9 @@ pub enum AnnotationProblem {
     /// More than one Subnet per family.
     #[error("names {0} Subnets; name at most two, one per family")]
     TooManySubnets(usize),
+    /// Not a length of time.
+    #[error("`{0}` is not a length of time; use a number and a unit, such as 90s, 30m, 24h or 7d")]
+    Duration(String),
     /// A list without end.
     #[error("has {0} entries; use at most {MAX_ENTRIES}")]
     TooMany(usize),
@@ -165,6 +169,8 @@ pub struct NetworkChoice {
     pub mac: Option<ByOrdinal<Mac>>,
     /// Whether addresses are kept over re-creation; `None` leaves it to the kind of owner.
     pub retain: Option<bool>,
+    /// How long they are kept without a pod, in seconds; `None` = as long as the owner exists.
+    pub retain_seconds: Option<u32>,
 }
 
 impl NetworkChoice {
@@ -177,6 +183,7 @@ impl NetworkChoice {
             ips: read(annotations, annotation::IPS, |key, v| by_ordinal(key, v, addresses))?,
             mac: read(annotations, annotation::MAC, |key, v| by_ordinal(key, v, mac))?,
             retain: read(annotations, annotation::IP_RETAIN, boolean)?,
+            retain_seconds: read(annotations, annotation::IP_RETAIN_TTL, duration)?,
             ..Self::of_namespace(annotations)?
         })
     }
@@ -346,6 +353,21 @@ fn boolean(key: &'static str, text: &str) -> Result<bool, AnnotationError> {
     text.parse().map_err(|_| {
         error(key, None)(AnnotationProblem::Word { given: text.to_owned(), known: "true or false" })
     })
+}
+
+/// A number and a unit, in seconds; at most ten years.
+fn duration(key: &'static str, text: &str) -> Result<u32, AnnotationError> {
+    const LONGEST: u32 = 315_360_000;
+    let bad = || error(key, None)(AnnotationProblem::Duration(text.to_owned()));
+    let unit = match text.bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3600,
+        Some(b'd') => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| bad())?;
+    number.checked_mul(unit).filter(|n| (1..=LONGEST).contains(n)).ok_or_else(bad)
 }
 
 #[cfg(test)]

@@ -164,6 +164,25 @@ pub struct OwnerRef {
     pub name: String,
     /// Uid; empty while the owner does not exist yet.
     pub uid: String,
+    /// Name of the one pod of the owner that the address is for, where the owner numbers its pods (StatefulSet).
+    /// `None`: any pod of the owner may have it.
+    pub pod: Option<String>,
+}
+
+impl OwnerRef {
+    /// Whether at most one living pod at a time may have what is kept under this name: a numbered pod, a virtual
+    /// machine, or a pod that owns itself.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.pod.is_some() || matches!(self.kind.as_str(), "Pod" | "VirtualMachine")
+    }
+
+    /// Whether `other` names the same owner. The uid does not count: an owner that is made anew under its name takes
+    /// up what was kept for the old one.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.namespace, &self.name) == (&other.kind, &other.namespace, &other.name)
+    }
 }
 
 /// Where an address stands in its life.
@@ -205,8 +224,17 @@ pub struct InstanceDef {
     pub set: Vec<IpAddr>,
     /// Who keeps it.
     pub owner: Option<OwnerRef>,
+    /// How long it is kept for its owner without a pod, in seconds; `None` = as long as the owner exists.
+    pub retain_seconds: Option<u32>,
     /// End of retention.
     pub retain_until: Option<UnixSeconds>,
+    /// Since when it is kept without a pod, by the word of a controller of this cluster. An address that was restored
+    /// from a backup, or declared by a person, has none.
+    pub reserved_at: Option<UnixSeconds>,
+    /// Whether a person declared it, to pin an address: no controller gives it back on its own account.
+    pub declared: bool,
+    /// Whether a node has put it on an interface.
+    pub attached: bool,
     /// Where it stands.
     pub phase: Phase,
     /// When the node confirmed that the interface is torn down.

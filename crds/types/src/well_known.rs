@@ -79,10 +79,14 @@ pub mod annotation {
     pub const MAC: &str = "braid.network/mac";
     /// Keep the address over re-creation.
     pub const IP_RETAIN: &str = "braid.network/ip-retain";
+    /// How long it is kept without a pod.
+    pub const IP_RETAIN_TTL: &str = "braid.network/ip-retain-ttl";
     /// Secondary interfaces.
     pub const NETWORKS: &str = "braid.network/networks";
     /// Which interface carries the default route.
     pub const DEFAULT_ROUTE: &str = "braid.network/default-route";
+    /// On what the controller creates: the transition number of the Lease under which it led.
+    pub const FENCE: &str = "braid.network/fence";
 }
 
 /// Labels on Braid's own objects.

@@ -31,12 +31,12 @@ struct Wish<'a> {
 }
 
 impl Ipam {
-    /// Resolves what the pod, its namespace or the default say. One level decides alone where the addresses come
+    /// Resolves what is kept for the pod, or the pod, its namespace or the default say. One level decides alone where the addresses come
     /// from; the families may be asked for on either level, as they do not name a place.
-    pub(super) fn choose(&self, req: &PodRequest) -> Result<Chosen, Refusal> {
+    pub(super) fn choose(&self, req: &PodRequest, kept: Option<&Choice>) -> Result<Chosen, Refusal> {
         let nothing = Choice::default();
-        let place =
-            [&req.choice, &req.namespace_choice].into_iter().find(|c| c.names_a_place()).unwrap_or(&nothing);
+        let levels = kept.into_iter().chain([&req.choice, &req.namespace_choice]);
+        let place = levels.into_iter().find(|c| c.names_a_place()).unwrap_or(&nothing);
         let wish = Wish { place, family: req.choice.family.or(req.namespace_choice.family) };
         let network = self.wanted_network(place)?;
         self.check_network(network, req)?;
@@ -119,7 +119,7 @@ impl Ipam {
         Ok(())
     }
 
-    fn why_not_usable(&self, subnet: &SubnetDef) -> Refusal {
+    pub(super) fn why_not_usable(&self, subnet: &SubnetDef) -> Refusal {
         let why = match self.standing().subnet(&subnet.name) {
             _ if subnet.deleting => "it is being deleted; choose another Subnet".to_owned(),
             Some(loss) => loss.message.clone(),

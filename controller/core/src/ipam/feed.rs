@@ -292,6 +292,9 @@ impl Ipam {
         } else {
             cooling_since = None;
         }
+        if def.owner.is_some() {
+            effects.wake.insert(Topic::Address(name.clone()));
+        }
         self.link(def, cooling_since);
         self.ended.extend(ended);
         effects.review.insert(name);
@@ -310,7 +313,7 @@ impl Ipam {
         if let Some(pod) = &def.pod {
             self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
         }
-        if let Some(o) = def.owner.as_ref().filter(|_| def.phase == Phase::Reserved) {
+        if let Some(o) = def.owner.as_ref().filter(|_| !is_vtep(&def)) {
             let key = (o.kind.clone(), o.namespace.clone(), o.name.clone());
             self.by_owner.entry(key).or_default().insert(name.clone());
         }
@@ -341,7 +344,7 @@ impl Ipam {
                 self.ended.remove(&pod.uid);
             }
         }
-        if let Some(o) = def.owner.as_ref().filter(|_| def.phase == Phase::Reserved) {
+        if let Some(o) = def.owner.as_ref().filter(|_| !is_vtep(&def)) {
             let key = (o.kind.clone(), o.namespace.clone(), o.name.clone());
             if let Some(names) = self.by_owner.get_mut(&key) {
                 names.remove(name);
@@ -379,6 +382,9 @@ impl Ipam {
             return Effects::default();
         };
         let mut effects = self.unlink(name);
+        if def.owner.is_some() {
+            effects.wake.insert(Topic::Address(name.clone()));
+        }
         effects.vteps |= is_vtep(&def);
         effects.pods.extend(def.pod.iter().map(|p| p.uid.clone()).filter(|uid| self.pods.contains_key(uid)));
         effects

@@ -18,6 +18,7 @@ use crate::pool::Mark;
 pub(super) struct Recipient<'a> {
     pub(super) pod: Option<&'a PodRef>,
     pub(super) owner: Option<&'a OwnerRef>,
+    pub(super) retain_seconds: Option<u32>,
     pub(super) interface: &'a str,
     pub(super) node: &'a str,
     pub(super) mac: Mac,
@@ -48,21 +49,21 @@ impl Ipam {
     /// The refusal, with nothing held back.
     pub fn grant(&mut self, _: &Restored, req: &PodRequest) -> Result<Grant, Refusal> {
         let own = self.own_addresses(req);
+        let kept = self.kept(req)?;
         let derived = || Mac::derived(format!("{}/{}", req.pod.uid, req.interface).as_bytes());
         if let Some(first) = own.first() {
             let network = first.network.clone();
             let mac = first.mac.unwrap_or_else(derived);
             let picks = match self.complete_set(&own) {
                 Some(set) => return Ok(self.nothing_to_do(Some(req.pod.clone()), network, set)),
-                None => self.complete(req, &own)?,
+                None => self.complete(req, &own, &kept)?,
             };
             return Ok(self.settle(&network, picks, &self.recipient(req, mac)));
         }
-        let chosen = self.choose(req)?;
-        let retained = self.retained(req, &chosen.network);
+        let chosen = self.choose(req, Self::place_of_kept(req, &kept).as_ref())?;
         let mut picks = Vec::new();
         for source in &chosen.sources {
-            let pick = match retained.iter().find(|d| Family::of(d.name.address()) == source.family) {
+            let pick = match self.take_up(req, &kept, &chosen, source.family)? {
                 Some(def) => Pick::existing(def),
                 None => self.pick(&chosen.network, source, &req.node)?,
             };
@@ -96,7 +97,8 @@ impl Ipam {
     fn recipient<'a>(&self, req: &'a PodRequest, mac: Mac) -> Recipient<'a> {
         Recipient {
             pod: Some(&req.pod),
-            owner: req.owner.as_ref(),
+            owner: req.owner.as_ref().filter(|_| req.keep.is_some()),
+            retain_seconds: req.keep.and_then(|keep| keep.seconds),
             interface: &req.interface,
             node: &req.node,
             mac,
@@ -130,15 +132,24 @@ impl Ipam {
 
     /// Completes the set of an interface of which a part exists: the grant before this one was cut short, or an
     /// address was lost to somebody else. What exists stays, as it may be in use.
-    fn complete(&self, req: &PodRequest, own: &[Arc<InstanceDef>]) -> Result<Vec<Pick>, Refusal> {
+    fn complete(
+        &self,
+        req: &PodRequest,
+        own: &[Arc<InstanceDef>],
+        kept: &[Arc<InstanceDef>],
+    ) -> Result<Vec<Pick>, Refusal> {
         let mut picks = Vec::new();
+        let network = own.first().map_or("", |d| d.network.as_str());
         let wanted: Vec<IpAddr> = own.iter().flat_map(|d| d.set.iter().copied()).collect();
         for family in Family::ALL {
             let of_family = |a: &IpAddr| Family::of(*a) == family;
-            if let Some(kept) = own.iter().find(|d| of_family(&d.name.address())) {
-                picks.push(Pick::existing(kept));
+            if let Some(held) = own.iter().find(|d| of_family(&d.name.address())) {
+                picks.push(Pick::existing(held));
+            } else if let Some(def) =
+                kept.iter().find(|d| d.network == network && of_family(&d.name.address()))
+            {
+                picks.push(Pick::existing(def));
             } else if let Some(address) = wanted.iter().find(|a| of_family(a)) {
-                let network = own.first().map_or("", |d| d.network.as_str());
                 let same = self.exactly(network, *address, &req.node);
                 picks.push(match same {
                     Some(pick) => pick,
@@ -167,28 +178,10 @@ impl Ipam {
     }
 
     fn another(&self, req: &PodRequest, network: &str, family: Family) -> Result<Pick, Refusal> {
-        let chosen = self.choose(req)?;
+        let chosen = self.choose(req, None)?;
         let source = chosen.sources.iter().find(|s| s.family == family && chosen.network == network);
         let missing = || Refusal::NoSubnet { network: network.to_owned(), family: Some(family) };
         self.pick(network, source.ok_or_else(missing)?, &req.node)
-    }
-
-    /// What is kept for the pod's owner in this Network.
-    fn retained(&self, req: &PodRequest, network: &str) -> Vec<Arc<InstanceDef>> {
-        let Some(o) = &req.owner else { return Vec::new() };
-        let key = (o.kind.clone(), o.namespace.clone(), o.name.clone());
-        self.by_owner
-            .get(&key)
-            .into_iter()
-            .flatten()
-            .filter_map(|n| self.instance(n))
-            .filter(|d| d.network == network && d.interface == req.interface && !d.deleting)
-            .filter(|d| {
-                let same = |p: &PodRef| p.namespace == req.pod.namespace && p.name == req.pod.name;
-                d.pod.as_ref().is_none_or(same)
-            })
-            .cloned()
-            .collect()
     }
 
     fn has_blocks(&self, network: &str) -> bool {
@@ -342,7 +335,11 @@ impl Ipam {
             node: Some(to.node.to_owned()),
             set: set.to_vec(),
             owner: to.owner.cloned(),
+            retain_seconds: to.retain_seconds,
             retain_until: None,
+            reserved_at: None,
+            declared: false,
+            attached: false,
             phase: Phase::Bound,
             torn_down: None,
             release_at: None,
@@ -360,8 +357,11 @@ impl Ipam {
             node: Some(to.node.to_owned()),
             mac: Some(to.mac),
             set: set.to_vec(),
-            owner: to.owner.cloned().or_else(|| def.owner.clone()),
-            retain_until: None,
+            // What a person has declared for an owner stays the owner's.
+            owner: if def.declared { def.owner.clone() } else { to.owner.cloned() },
+            retain_seconds: to.retain_seconds,
+            retain_until: if def.declared { def.retain_until } else { None },
+            reserved_at: None,
             phase: Phase::Bound,
             torn_down: None,
             release_at: None,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use braid_types::model::{InstanceDef, Phase};
-use braid_types::{AddrRange, Family};
+use braid_types::model::{InstanceDef, OwnerRef, Phase};
+use braid_types::{AddrRange, Family, InstanceName};
 
 use super::Topic;
 use crate::pool::Usage;
@@ -34,16 +34,27 @@ impl Holder {
         if instance.phase == Phase::Releasing {
             return Self::Cooling;
         }
+        Self::of_pod(instance)
+    }
+
+    /// Who has it, whether or not it is being given back.
+    pub(crate) fn of_pod(instance: &InstanceDef) -> Self {
         match (&instance.pod, &instance.owner) {
             (Some(p), _) => {
                 Self::Pod { pod: format!("{}/{}", p.namespace, p.name), node: instance.node.clone() }
             }
             (None, Some(o)) if o.kind == "Node" => Self::Node(o.name.clone()),
-            (None, Some(o)) if o.namespace.is_empty() => Self::Owner(format!("{} {}", o.kind, o.name)),
-            (None, Some(o)) => Self::Owner(format!("{} {}/{}", o.kind, o.namespace, o.name)),
+            (None, Some(o)) => Self::Owner(owner_in_words(o)),
             (None, None) => Self::Owner(format!("IPInstance {}", instance.name)),
         }
     }
+}
+
+/// `StatefulSet shop/db, pod db-0`: an owner in a sentence.
+pub(crate) fn owner_in_words(owner: &OwnerRef) -> String {
+    let slash = if owner.namespace.is_empty() { "" } else { "/" };
+    let pod = owner.pod.as_ref().map(|pod| format!(", pod {pod}")).unwrap_or_default();
+    format!("{} {}{slash}{}{pod}", owner.kind, owner.namespace, owner.name)
 }
 
 impl fmt::Display for Holder {
@@ -186,6 +197,36 @@ pub enum Refusal {
         /// Who has it.
         holder: Box<Holder>,
     },
+    /// The pod's own address is still with its predecessor.
+    #[error(
+        "{} is kept for {owner}, and {holder} may still use it; it changes hands when that node has confirmed that the \
+         interface is gone, when the Node object is deleted, or after the orphan timeout",
+        address.address()
+    )]
+    StillHeld {
+        /// The address.
+        address: InstanceName,
+        /// In whose name it is kept.
+        owner: String,
+        /// Who has it.
+        holder: Box<Holder>,
+    },
+    /// The pod asks for something else than what is kept for it.
+    #[error(
+        "{} of Network {network}, Subnet {subnet} is kept for {owner}, but the annotations of the pod ask for another \
+         address; remove them, or give up what is kept with: kubectl delete ipi {address}",
+        address.address()
+    )]
+    KeptElsewhere {
+        /// The address that is kept.
+        address: InstanceName,
+        /// Its Network.
+        network: String,
+        /// Its Subnet.
+        subnet: String,
+        /// In whose name it is kept.
+        owner: String,
+    },
     /// Every address of the pod's own pool is taken.
     #[error(
         "all {size} addresses of the pool {pool} are taken (Subnet {}; for example {example} is held by \
@@ -264,6 +305,8 @@ impl Refusal {
             Self::NoSubnet { .. } => "NoSubnet",
             Self::SubnetFull { .. } => "SubnetFull",
             Self::AddressTaken { .. } => "AddressTaken",
+            Self::StillHeld { .. } => "AddressStillHeld",
+            Self::KeptElsewhere { .. } => "AddressKeptElsewhere",
             Self::PoolExhausted { .. } => "PoolExhausted",
             Self::AddressOutside { .. } => "AddressOutside",
             Self::AddressExcluded { .. } => "AddressExcluded",
@@ -303,6 +346,9 @@ impl Refusal {
             | Self::SubnetNotReady { subnet, .. }
             | Self::AddressTaken { subnet, .. }
             | Self::AddressExcluded { subnet, .. } => vec![sub(subnet)],
+            Self::StillHeld { address, .. } | Self::KeptElsewhere { address, .. } => {
+                vec![Topic::Address(address.clone())]
+            }
             Self::PoolExhausted { subnets, .. } => subnets.iter().map(sub).collect(),
             Self::SubnetFull { network, subnets, .. } => {
                 subnets.iter().map(|f| sub(&f.subnet)).chain([net(network)]).collect()

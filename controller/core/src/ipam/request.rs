@@ -55,8 +55,18 @@ pub struct PodRequest {
     pub namespace_choice: Choice,
     /// Labels of its namespace.
     pub namespace_labels: BTreeMap<String, String>,
-    /// Who keeps the addresses when the pod is gone; `None` = nobody.
+    /// In whose name addresses are kept for the pod over its re-creation; `None` = nobody's.
     pub owner: Option<OwnerRef>,
+    /// Whether what it is given now stays with the owner when the pod is gone; `None` = no. What was kept before is
+    /// taken up in either case.
+    pub keep: Option<Keep>,
+}
+
+/// How addresses are kept for their owner while it has no pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// For how long; `None` = as long as the owner exists.
+    pub seconds: Option<u32>,
 }
 
 /// A node that takes part in an overlay and has no address of its own there.

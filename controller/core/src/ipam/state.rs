@@ -11,7 +11,7 @@ use braid_types::{AddrRange, InstanceName, well_known::VTEP_INTERFACE};
 
 use crate::block::Blocks;
 use crate::pool::{Mark, Pool, Usage};
-use crate::release::{Circumstances, PodCheck, PodSeen};
+use crate::release::{Checks, Circumstances, PodSeen};
 use crate::verdict::{Loss, Standing};
 
 /// Times that the operator may choose, in seconds.
@@ -132,7 +132,7 @@ pub struct Ipam {
     pub(super) ended: HashMap<String, UnixSeconds>,
     pub(super) instances: HashMap<InstanceName, Held>,
     pub(super) by_pod: HashMap<String, BTreeSet<InstanceName>>,
-    /// Addresses kept for an owner: (kind, namespace, name).
+    /// Addresses in the name of an owner, with or without a pod: (kind, namespace, name).
     pub(super) by_owner: HashMap<(String, String, String), BTreeSet<InstanceName>>,
     /// Addresses of tunnel ends: (Network, node).
     pub(super) by_vtep: BTreeMap<(String, String), BTreeSet<InstanceName>>,
@@ -342,7 +342,7 @@ impl Ipam {
         self.ended.entry(uid.to_owned()).or_insert(now);
     }
 
-    pub(crate) fn circumstances(&self, def: &InstanceDef, check: Option<PodCheck>) -> Circumstances {
+    pub(crate) fn circumstances(&self, def: &InstanceDef, checks: Checks) -> Circumstances {
         let node_exists = def.node.as_ref().is_none_or(|n| self.nodes.contains_key(n));
         let blocks = self.networks.get(&def.network).is_some_and(|n| n.kind.has_blocks());
         let covered = def.node.as_ref().is_none_or(|node| {
@@ -352,7 +352,7 @@ impl Ipam {
             pod: def.pod.as_ref().map(|p| self.pod_seen(&p.uid)),
             node_exists,
             wanted: self.vtep_is_wanted(def),
-            check,
+            checks,
             cooling_since: self.instances.get(&def.name).and_then(|h| h.cooling_since),
             uncovered: blocks && !covered,
         }

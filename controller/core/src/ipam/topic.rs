@@ -13,6 +13,8 @@ pub enum Topic {
     Network(String),
     /// This Subnet changes, or one of its addresses becomes free.
     Subnet(String),
+    /// This address, which is kept for an owner, changes hands or is free.
+    Address(InstanceName),
     /// This node appears or its labels change.
     Node(String),
     /// Labels or annotations of this namespace change. The shell raises it: namespaces are not kept here.

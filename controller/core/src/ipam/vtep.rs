@@ -64,10 +64,12 @@ impl Ipam {
             namespace: String::new(),
             name: req.node.clone(),
             uid,
+            pod: None,
         };
         let recipient = Recipient {
             pod: None,
             owner: Some(&owner),
+            retain_seconds: None,
             interface: VTEP_INTERFACE,
             node: &req.node,
             mac: Mac::derived(format!("{}/{}", req.node, req.network).as_bytes()),

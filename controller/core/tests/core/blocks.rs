@@ -159,7 +159,7 @@ fn a_block_that_went_to_another_node_leaves_its_addresses_routed_on_their_own() 
     let lost = ipam.blocks_of("v4").next().unwrap().clone();
     let effects = ipam.upsert_block(BlockDef { node: "n2".into(), ..lost });
     assert!(effects.review.contains(&made[0].name));
-    assert_eq!(ipam.decide(&restored, &made[0].name, None, 0), Some(Decision::RouteByHost));
+    assert_eq!(ipam.decide(&restored, &made[0].name, Default::default(), 0), Some(Decision::RouteByHost));
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub(crate) fn request(n: usize, node: &str) -> PodRequest {
         namespace_choice: Choice::default(),
         namespace_labels: BTreeMap::new(),
         owner: None,
+        keep: None,
     }
 }
 

@@ -66,7 +66,11 @@ fn instance_def(i: usize, sub: usize, pod: usize, phase: Phase) -> Arc<InstanceD
         node: Some(format!("n{}", i % 3)),
         set: vec![name.address()],
         owner: None,
+        retain_seconds: None,
         retain_until: None,
+        reserved_at: None,
+        declared: false,
+        attached: false,
         phase,
         torn_down: None,
         release_at: None,
@@ -157,7 +161,7 @@ fn answers(ipam: &mut Ipam) -> String {
     }
     for i in 0..20 {
         let name = instance_def(i, 0, 0, Phase::Bound).name.clone();
-        say(format!("{name} {:?}", ipam.decide(&restored, &name, None, 0)));
+        say(format!("{name} {:?}", ipam.decide(&restored, &name, Default::default(), 0)));
     }
     say(format!("{:?}", braid_controller_core::gc::findings(ipam)));
     // What a grant gives depends on where the last search stopped, but whether it gives does not.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use braid_controller_core::ipam::Lists;
 use braid_controller_core::{Choice, Claim, FamilyWish, Ipam, PodRequest, Refusal, Topic, VtepRequest};
-use braid_types::model::{InstanceDef, NetworkDef, NetworkType, OwnerRef, Phase, SubnetDef};
+use braid_types::model::{InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
 use braid_types::{Family, InstanceName, Operator, Requirement, Selector};
 
 use crate::cluster::{address_of, give, lists, network, node, ranges, request, start, subnet};
@@ -297,34 +297,6 @@ fn dual_stack_is_as_wished() {
     assert_eq!(refused(&mut ipam, &restored, &asking(4, "n1", named("single"))).reason(), "SubnetNotReady");
     ipam.upsert_subnet(SubnetDef { ready: true, ..fresh });
     assert_eq!(give(&mut ipam, &restored, &asking(4, "n1", named("single"))).len(), 2);
-}
-
-#[test]
-fn what_is_kept_for_an_owner_comes_back_to_its_next_pod() {
-    let (mut ipam, restored) = start(v4("10.0.0.0/24"));
-    let owner = OwnerRef {
-        api_version: "kubevirt.io/v1".into(),
-        kind: "VirtualMachine".into(),
-        namespace: "shop".into(),
-        name: "db".into(),
-        uid: String::new(),
-    };
-    let first = PodRequest { owner: Some(owner.clone()), ..request(1, "n1") };
-    let made = give(&mut ipam, &restored, &first);
-    let kept = InstanceDef { pod: None, phase: Phase::Reserved, ..(*made[0]).clone() };
-    ipam.upsert_instance(kept.into(), 0);
-    assert_eq!(ipam.usage("v4").reserved, 1);
-    let second = PodRequest { owner: Some(owner), ..request(2, "n2") };
-    let grant = ipam.grant(&restored, &second).unwrap();
-    let [Claim::Replace(def)] = &grant.claims[..] else { panic!("{:?}", grant.claims) };
-    assert_eq!((&def.name, &def.uid), (&made[0].name, &made[0].uid));
-    assert_eq!(
-        (def.pod.as_ref(), def.node.as_deref(), def.phase),
-        (Some(&second.pod), Some("n2"), Phase::Bound)
-    );
-    assert!(def.host_routed, "it left its block");
-    assert_eq!(def.mac, made[0].mac, "a virtual machine keeps its hardware address");
-    ipam.finish(grant);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod blocks;
 mod cluster;
 mod events;
 mod grant;
+mod kept;
 mod leader;
 mod pool;
 mod protocol;

@@ -9,7 +9,7 @@ mod api;
 use std::collections::{BTreeMap, BTreeSet};
 
 use braid_controller_core::ipam::Lists;
-use braid_controller_core::release::{Decision, PodCheck};
+use braid_controller_core::release::{Checks, Decision, PodCheck};
 use braid_controller_core::{Claim, Config, Grant, Ipam, Refusal, Restored};
 use braid_types::InstanceName;
 use braid_types::model::{InstanceDef, Phase};
@@ -139,14 +139,15 @@ impl Controller {
     /// Looks at one address, as its queue would.
     fn review(&mut self, name: &InstanceName, server: &mut Server) {
         let Some(cached) = self.ipam.instance(name).cloned() else { return };
-        let mut decision = self.ipam.decide(&self.restored, name, None, server.now);
+        let mut decision = self.ipam.decide(&self.restored, name, Checks::default(), server.now);
         if let Some(Decision::RecheckPod(pod)) = &decision {
             let check = match server.pods.values().find(|p| p.uid() == pod.uid) {
                 None => PodCheck::Gone,
                 Some(p) if p.finished => PodCheck::Finished,
                 Some(_) => PodCheck::Live,
             };
-            decision = self.ipam.decide(&self.restored, name, Some(check), server.now);
+            let checks = Checks { pod: Some(check), owner: None };
+            decision = self.ipam.decide(&self.restored, name, checks, server.now);
         }
         match decision {
             Some(Decision::MarkReleasing { release_at, .. }) => {
@@ -160,7 +161,7 @@ impl Controller {
                 server.update(&cached, InstanceDef { host_routed: true, ..(*cached).clone() });
             }
             Some(Decision::Delete) if server.instances.get(name) == Some(&cached) => server.delete(&cached),
-            Some(Decision::Reserve) => panic!("no owner, yet {name} is kept"),
+            Some(Decision::Reserve { .. }) => panic!("no owner, yet {name} is kept"),
             _ => {}
         }
     }

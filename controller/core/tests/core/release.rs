@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use braid_controller_core::Config;
-use braid_controller_core::release::{Circumstances, Decision, PodCheck, PodSeen, decide};
+use braid_controller_core::release::{
+    Checks, Circumstances, Decision, OwnerCheck, PodCheck, PodSeen, decide,
+};
 use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use crate::cluster::{give, lists, live, request, start};
+
+const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), owner: None };
 
 fn held() -> InstanceDef {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
@@ -18,7 +22,7 @@ fn gone(confirmed: Option<i64>) -> Circumstances {
         pod: Some(PodSeen::Over { confirmed }),
         node_exists: true,
         wanted: false,
-        check: None,
+        checks: Checks::default(),
         cooling_since: None,
         uncovered: false,
     }
@@ -36,9 +40,20 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         namespace: "shop".into(),
         name: "db".into(),
         uid: "u".into(),
+        pod: Some("db-0".into()),
     };
+    let of = owner.clone();
     let kept = InstanceDef { owner: Some(owner), ..down.clone() };
-    let checked = |c: Circumstances, check| Circumstances { check: Some(check), ..c };
+    let checked =
+        |c: Circumstances, check| Circumstances { checks: Checks { pod: Some(check), owner: None }, ..c };
+    let owned = |owner| Circumstances {
+        checks: Checks { pod: Some(PodCheck::Gone), owner: Some(owner) },
+        ..gone(None)
+    };
+    let used = InstanceDef { attached: true, ..kept.clone() };
+    let limited = InstanceDef { retain_seconds: Some(60), ..used.clone() };
+    let declared = InstanceDef { declared: true, ..used.clone() };
+    let reserve = |since, until| Decision::Reserve { since, until };
     let alive = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
     let dead_node = Circumstances { node_exists: false, ..gone(None) };
     let release = |reason| Decision::MarkReleasing { release_at: now + 30, reason };
@@ -57,7 +72,12 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         ("finished", &down, checked(gone(None), PodCheck::Finished), release("TornDown")),
         ("confirmed, node gone", &bound, checked(dead_node, PodCheck::Gone), release("NodeGone")),
         ("confirmed, silent", &bound, checked(gone(Some(0)), PodCheck::Gone), release("NodeSilent")),
-        ("kept by its owner", &kept, checked(gone(None), PodCheck::Gone), Decision::Reserve),
+        ("has an owner", &used, checked(gone(None), PodCheck::Gone), Decision::RecheckOwner(of.clone())),
+        ("kept by its owner", &used, owned(OwnerCheck::Live), reserve(Some(now), None)),
+        ("kept for a while", &limited, owned(OwnerCheck::Live), reserve(Some(now), Some(now + 60))),
+        ("the owner is gone too", &used, owned(OwnerCheck::Gone), release("TornDown")),
+        ("restored, its owner comes later", &kept, owned(OwnerCheck::Gone), reserve(None, Some(now + 86_400))),
+        ("declared by a person", &declared, checked(gone(None), PodCheck::Gone), reserve(None, None)),
         ("not covered", &bound, Circumstances { uncovered: true, ..alive }, Decision::RouteByHost),
     ];
     for (what, def, circumstances, want) in table {
@@ -66,7 +86,7 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
 }
 
 #[test]
-fn the_cool_down_ends_by_the_object_or_by_what_was_seen() {
+fn the_cool_down_is_counted_from_when_it_was_seen() {
     let cooling = InstanceDef { phase: Phase::Releasing, release_at: Some(130), ..held() };
     let at = |now, since| {
         decide(&cooling, now, &Circumstances { cooling_since: Some(since), ..gone(None) }, &Config::default())
@@ -74,9 +94,9 @@ fn the_cool_down_ends_by_the_object_or_by_what_was_seen() {
     assert_eq!(at(100, 100), Decision::WaitUntil(130));
     assert_eq!(at(129, 100), Decision::WaitUntil(130));
     assert_eq!(at(130, 100), Decision::Delete);
-    // A restart in between: the object still knows.
-    assert_eq!(at(131, 131), Decision::Delete);
-    // The clock that wrote it was ahead by far: one cool-down from when it was seen is enough.
+    // A restart in between, or a clock that is off by far: it is counted anew, and never cut short.
+    assert_eq!(at(131, 131), Decision::WaitUntil(161));
+    assert_eq!(at(1000, 990), Decision::WaitUntil(1020));
     assert_eq!(at(29, -1), Decision::Delete);
     let revived = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
     assert_eq!(decide(&cooling, 500, &revived, &Config::default()), Decision::Keep, "its pod runs");
@@ -91,6 +111,32 @@ fn what_is_kept_stays_until_its_time() {
     assert_eq!(decide(&until, 100, &c, &Config::default()), Decision::WaitUntil(200));
     let ended = Decision::MarkReleasing { release_at: 230, reason: "RetentionEnded" };
     assert_eq!(decide(&until, 200, &c, &Config::default()), ended);
+    // By the word of a controller: as long as the owner exists.
+    let owner = OwnerRef {
+        api_version: "apps/v1".into(),
+        kind: "StatefulSet".into(),
+        namespace: "shop".into(),
+        name: "db".into(),
+        uid: String::new(),
+        pod: None,
+    };
+    let owned =
+        InstanceDef { owner: Some(owner.clone()), reserved_at: Some(100), retain_until: None, ..until.clone() };
+    let told = |check| Circumstances { checks: Checks { pod: None, owner: Some(check) }, ..c };
+    let config = Config::default();
+    assert_eq!(decide(&owned, 100, &c, &config), Decision::RecheckOwner(owner));
+    assert_eq!(decide(&owned, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(160));
+    let soon = InstanceDef { retain_until: Some(110), ..owned.clone() };
+    assert_eq!(decide(&soon, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(110));
+    let gone = Decision::MarkReleasing { release_at: 130, reason: "OwnerGone" };
+    assert_eq!(decide(&owned, 100, &told(OwnerCheck::Gone), &config), gone);
+    // Declared by a person, or restored and not yet taken up: whether the owner exists does not matter.
+    for pinned in [
+        InstanceDef { declared: true, ..owned.clone() },
+        InstanceDef { reserved_at: None, ..owned.clone() },
+    ] {
+        assert_eq!(decide(&pinned, 100, &told(OwnerCheck::Gone), &config), Decision::Keep);
+    }
 }
 
 #[test]
@@ -98,16 +144,16 @@ fn the_end_of_a_pod_is_remembered_while_its_objects_change() {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
     let made = give(&mut ipam, &restored, &request(1, "n1"));
     let name = &made[0].name;
-    assert_eq!(ipam.decide(&restored, name, None, 50), Some(Decision::Keep));
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 50), Some(Decision::Keep));
     let effects = ipam.remove_pod("pod-1");
     assert_eq!(effects.review.len(), 2);
     let recheck = |d: Option<Decision>| matches!(d, Some(Decision::RecheckPod(p)) if p.uid == "pod-1");
-    assert!(recheck(ipam.decide(&restored, name, None, 100)));
+    assert!(recheck(ipam.decide(&restored, name, Checks::default(), 100)));
     let wait = Some(Decision::WaitUntil(1000));
-    assert_eq!(ipam.decide(&restored, name, Some(PodCheck::Gone), 100), wait);
-    assert_eq!(ipam.decide(&restored, name, None, 200), wait);
+    assert_eq!(ipam.decide(&restored, name, POD_GONE, 100), wait);
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 200), wait);
     assert_eq!(
-        ipam.decide(&restored, &made[1].name, None, 200),
+        ipam.decide(&restored, &made[1].name, Checks::default(), 200),
         wait,
         "the API server is asked once per pod"
     );
@@ -116,24 +162,24 @@ fn the_end_of_a_pod_is_remembered_while_its_objects_change() {
     ipam.upsert_instance(changed.clone(), 300);
     ipam.reset_instances(vec![changed.clone(), made[1].clone()], 400);
     assert_eq!(ipam.reset_pods((2..9).map(live).collect()).review.len(), 2);
-    assert_eq!(ipam.decide(&restored, name, None, 600), wait);
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 600), wait);
     let torn = Arc::new(InstanceDef { phase: Phase::Releasing, torn_down: Some(960), ..(*changed).clone() });
     ipam.upsert_instance(torn.clone(), 960);
-    assert!(recheck(ipam.decide(&restored, name, None, 960)));
+    assert!(recheck(ipam.decide(&restored, name, Checks::default(), 960)));
     let Some(Decision::MarkReleasing { release_at, .. }) =
-        ipam.decide(&restored, name, Some(PodCheck::Gone), 960)
+        ipam.decide(&restored, name, POD_GONE, 960)
     else {
         panic!("two observations and a check")
     };
     assert_eq!((release_at, ipam.usage("v4").cooling), (990, 1));
     let cooling = Arc::new(InstanceDef { release_at: Some(release_at), ..(*torn).clone() });
     ipam.upsert_instance(cooling, 960);
-    assert_eq!(ipam.decide(&restored, name, None, 989), Some(Decision::WaitUntil(990)));
-    assert_eq!(ipam.decide(&restored, name, None, 990), Some(Decision::Delete));
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 989), Some(Decision::WaitUntil(990)));
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 990), Some(Decision::Delete));
     let freed = ipam.remove_instance(name, &torn.uid);
     assert!(freed.wake.contains(&braid_controller_core::Topic::Subnet("v4".into())));
     assert_eq!(ipam.usage("v4").used + ipam.usage("v4").cooling, 0);
-    assert_eq!(ipam.decide(&restored, name, None, 991), None);
+    assert_eq!(ipam.decide(&restored, name, Checks::default(), 991), None);
 }
 
 #[test]
@@ -162,13 +208,13 @@ fn a_nodes_own_address_goes_with_its_node_or_its_subnet_but_after_the_pods() {
     };
     let (n1, n2) = (of_node(&ipam, "n1"), of_node(&ipam, "n2"));
     let left = Some(Decision::MarkReleasing { release_at: 130, reason: "NodeLeft" });
-    assert_eq!(ipam.decide(&restored, &n1, None, 100), Some(Decision::Keep));
+    assert_eq!(ipam.decide(&restored, &n1, Checks::default(), 100), Some(Decision::Keep));
     assert!(ipam.remove_node("n1").review.contains(&n1));
-    assert_eq!(ipam.decide(&restored, &n1, None, 100), left);
+    assert_eq!(ipam.decide(&restored, &n1, Checks::default(), 100), left);
     let made = give(&mut ipam, &restored, &request(1, "n2"));
     let deleting = ipam.subnet("v4").cloned().map(|s| braid_types::model::SubnetDef { deleting: true, ..s });
     assert!(ipam.upsert_subnet(deleting.unwrap()).review.contains(&n2));
-    assert_eq!(ipam.decide(&restored, &n2, None, 100), Some(Decision::Keep), "a pod still needs the way");
+    assert_eq!(ipam.decide(&restored, &n2, Checks::default(), 100), Some(Decision::Keep), "a pod still needs the way");
     assert!(ipam.remove_instance(&made[0].name, &made[0].uid).review.contains(&n2));
-    assert_eq!(ipam.decide(&restored, &n2, None, 100), left);
+    assert_eq!(ipam.decide(&restored, &n2, Checks::default(), 100), left);
 }

@@ -1,0 +1,97 @@
+//! What is kept for a pod in the name of its owner.
+//!
+//! A pod that is made again gets what is kept for it or a clear refusal, never another address of that family.
+
+use std::sync::Arc;
+
+use braid_types::Family;
+use braid_types::model::{InstanceDef, OwnerRef, Phase};
+
+use super::choose::Chosen;
+use super::refusal::{Holder, owner_in_words};
+use super::{Choice, Ipam, PodRequest, Refusal};
+
+impl Ipam {
+    /// What the pod may take up now, lowest address first.
+    ///
+    /// # Errors
+    /// When an earlier pod of the same name may still use one of them.
+    pub(super) fn kept(&self, req: &PodRequest) -> Result<Vec<Arc<InstanceDef>>, Refusal> {
+        let Some(owner) = &req.owner else { return Ok(Vec::new()) };
+        let mut kept = Vec::new();
+        for def in self.of_owner(owner) {
+            let Some(in_name_of) = &def.owner else { continue };
+            let for_this_pod = in_name_of.pod.is_none() || in_name_of.pod == owner.pod;
+            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase == Phase::Bound;
+            if !for_this_pod || own || def.deleting || def.interface != req.interface {
+                continue;
+            }
+            if def.phase == Phase::Reserved || def.pod.is_none() {
+                kept.push(def.clone());
+            } else if owner.is_exclusive() && in_name_of.pod == owner.pod {
+                return Err(Refusal::StillHeld {
+                    address: def.name.clone(),
+                    owner: owner_in_words(owner),
+                    holder: Box::new(Holder::of_pod(def)),
+                });
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Everything in the name of this owner, lowest address first.
+    fn of_owner(&self, owner: &OwnerRef) -> impl Iterator<Item = &Arc<InstanceDef>> {
+        let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());
+        self.by_owner.get(&key).into_iter().flatten().filter_map(|n| self.instance(n))
+    }
+
+    /// The place of what is kept: it goes before what the namespace or the default say, and a pod that names no place
+    /// itself keeps its Network, Subnets and families.
+    pub(super) fn place_of_kept(req: &PodRequest, kept: &[Arc<InstanceDef>]) -> Option<Choice> {
+        let exclusive = req.owner.as_ref().is_some_and(OwnerRef::is_exclusive);
+        let first = kept.first().filter(|_| exclusive && !req.choice.names_a_place())?;
+        let mut subnets: Vec<String> =
+            kept.iter().filter(|d| d.network == first.network).map(|d| d.subnet.clone()).collect();
+        subnets.dedup();
+        Some(Choice { network: Some(first.network.clone()), subnets, ..Choice::default() })
+    }
+
+    /// The kept address of a family that fits to what was chosen.
+    ///
+    /// # Errors
+    /// When there is one for this very pod and its annotations ask for something else, or it cannot be used now.
+    pub(super) fn take_up<'a>(
+        &self,
+        req: &PodRequest,
+        kept: &'a [Arc<InstanceDef>],
+        chosen: &Chosen,
+        family: Family,
+    ) -> Result<Option<&'a Arc<InstanceDef>>, Refusal> {
+        let of_family = || kept.iter().filter(|d| Family::of(d.name.address()) == family);
+        let fits = |def: &&Arc<InstanceDef>| {
+            let named = |s: &&String| self.subnet(s).is_some_and(|s| s.family() == family);
+            let mut subnets = req.choice.subnets.iter().filter(named).peekable();
+            let asked: Vec<_> = req.choice.ips.iter().filter(|r| r.family() == family).collect();
+            def.network == chosen.network
+                && (subnets.peek().is_none() || subnets.any(|s| *s == def.subnet))
+                && (asked.is_empty() || asked.iter().any(|r| r.contains(def.name.address())))
+        };
+        if let Some(def) = of_family().find(fits) {
+            return match self.subnet(&def.subnet) {
+                Some(subnet) if !self.is_subnet_usable(subnet) => Err(self.why_not_usable(subnet)),
+                Some(_) => Ok(Some(def)),
+                None => Err(Refusal::SubnetMissing { subnet: def.subnet.clone() }),
+            };
+        }
+        let owner = req.owner.as_ref().filter(|o| o.is_exclusive());
+        match (owner, of_family().next()) {
+            (Some(owner), Some(def)) => Err(Refusal::KeptElsewhere {
+                address: def.name.clone(),
+                network: def.network.clone(),
+                subnet: def.subnet.clone(),
+                owner: owner_in_words(owner),
+            }),
+            _ => Ok(None),
+        }
+    }
+}
