@@ -19,6 +19,10 @@ cargo test --locked --workspace --exclude braid-e2e
 step 'the image'
 e2e/images.sh
 
+# Built before the first test that has a time limit of its own.
+step 'the programs of the sandbox, from their pinned sources'
+for part in kubernetes containerd cni; do e2e/tools/build "$part" >/dev/null; done
+
 step 'the sandbox itself, with the reference plugins'
 cargo test --locked -p braid-e2e --test sandbox_smoke -- --test-threads=1
 

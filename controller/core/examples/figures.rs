@@ -142,6 +142,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
             namespace_choice: Choice::default(),
             namespace_labels: [].into(),
             owner: None,
+            keep: None,
         };
         let grant = ipam.grant(&restored, &request).expect("there is room");
         for block in grant.blocks.clone() {

@@ -132,6 +132,16 @@ pub fn decide(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &C
 }
 
 fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
+    match c.pod {
+        // A controller died between the two writes that give it to the pod: the next grant completes them.
+        Some(PodSeen::Live) => return Decision::Keep,
+        // Or between the two that take it from the pod.
+        Some(PodSeen::Over { .. }) => {
+            let ends = def.retain_seconds.map(|s| def.reserved_at.unwrap_or(now).saturating_add(s.into()));
+            return Decision::Reserve { since: def.reserved_at, until: def.retain_until.or(ends) };
+        }
+        None => {}
+    }
     if def.retain_until.is_some_and(|until| until <= now) {
         return release(now, "RetentionEnded", config);
     }

@@ -6,6 +6,7 @@
 mod instance;
 mod network;
 mod node;
+mod owner;
 mod pod;
 mod subnet;
 

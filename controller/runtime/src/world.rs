@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use braid_api::{Network, Subnet};
-use braid_controller_core::{Choice, Config, Effects, Ipam, Topic};
+use braid_controller_core::{Choice, Config, Effects, Ipam, Keep, Topic};
 use braid_types::InstanceName;
 use braid_types::model::{NodeDef, OwnerRef, PodRef};
 use parking_lot::{Mutex, MutexGuard};
@@ -30,8 +30,10 @@ pub(crate) struct PodEntry {
     pub(crate) node: String,
     /// What its annotations say, or what is wrong with them.
     pub(crate) choice: Result<Choice, String>,
-    /// Who keeps its addresses when it is gone.
-    pub(crate) owner: Option<OwnerRef>,
+    /// In whose name its addresses are kept.
+    pub(crate) owner: OwnerRef,
+    /// Whether they are, when it is gone.
+    pub(crate) keep: Option<Keep>,
     /// When it was first seen bound.
     pub(crate) bound: Instant,
     /// Whether its addresses are all there.

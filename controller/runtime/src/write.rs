@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::ClusterResourceScope;
+use kube::core::{ApiResource, ClusterResourceScope, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -249,6 +249,25 @@ impl Writer {
     {
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
         self.call(Needs::Nothing, "get", K::RESOURCE, name, || api.get_opt(name)).await
+    }
+
+    /// Whether an object of any kind exists, by the word of the API server itself. `namespace` is empty for a
+    /// cluster-scoped one.
+    pub(crate) async fn exists(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<bool, WriteError> {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let api: Api<DynamicObject> = match namespace {
+            "" => Api::all_with(self.client.clone(), &resource),
+            _ => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        let found = self.call(Needs::Lead, "get", "owners", name, || api.get_metadata_opt(name)).await?;
+        Ok(found.is_some())
     }
 
     /// Creates a namespaced object. Needs no right to write: Lease and Secret are what that right rests on.

@@ -10,6 +10,7 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 use super::choose::Chosen;
 use super::refusal::{Holder, owner_in_words};
 use super::{Choice, Ipam, PodRequest, Refusal};
+use crate::release::PodSeen;
 
 impl Ipam {
     /// What the pod may take up now, lowest address first.
@@ -22,11 +23,16 @@ impl Ipam {
         for def in self.of_owner(owner) {
             let Some(in_name_of) = &def.owner else { continue };
             let for_this_pod = in_name_of.pod.is_none() || in_name_of.pod == owner.pod;
-            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase == Phase::Bound;
+            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase != Phase::Reserved;
             if !for_this_pod || own || def.deleting || def.interface != req.interface {
                 continue;
             }
-            if def.phase == Phase::Reserved || def.pod.is_none() {
+            // One that is reserved and still names a pod was on its way from or to that pod when a controller died.
+            let in_use = def.pod.as_ref().is_some_and(|p| {
+                let lives = self.pod_seen(&p.uid) == PodSeen::Live;
+                def.phase != Phase::Reserved || (p.uid != req.pod.uid && lives)
+            });
+            if !in_use {
                 kept.push(def.clone());
             } else if owner.is_exclusive() && in_name_of.pod == owner.pod {
                 return Err(Refusal::StillHeld {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use braid_controller_core::ipam::Lists;
 use braid_controller_core::{Choice, Claim, FamilyWish, Ipam, PodRequest, Refusal, Topic, VtepRequest};
-use braid_types::model::{InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
+use braid_types::model::{InstanceDef, NetworkDef, NetworkType, SubnetDef};
 use braid_types::{Family, InstanceName, Operator, Requirement, Selector};
 
 use crate::cluster::{address_of, give, lists, network, node, ranges, request, start, subnet};

@@ -212,6 +212,18 @@ fn a_set_that_is_half_there_is_completed_from_what_is_kept() {
 }
 
 #[test]
+fn an_address_on_its_way_to_a_living_pod_is_not_taken_from_it() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let web = owner("Deployment", None);
+    let made = give(&mut ipam, &restored, &owned(1, "n1", web.clone()));
+    let halfway = InstanceDef { phase: Phase::Reserved, ..(*made[0]).clone() };
+    ipam.upsert_instance(halfway.into(), 10);
+    let other = give(&mut ipam, &restored, &owned(2, "n1", web.clone()));
+    assert!(!names(&other).contains(&names(&made)[0]));
+    assert_eq!(set_of(&mut ipam, &restored, &owned(1, "n1", web)), names(&made), "its own grant completes it");
+}
+
+#[test]
 fn a_subnet_that_is_not_in_force_is_waited_for() {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
     let zero = owner("StatefulSet", Some("db-0"));

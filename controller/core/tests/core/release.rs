@@ -128,8 +128,14 @@ fn what_is_kept_stays_until_its_time() {
     assert_eq!(decide(&owned, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(160));
     let soon = InstanceDef { retain_until: Some(110), ..owned.clone() };
     assert_eq!(decide(&soon, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(110));
-    let gone = Decision::MarkReleasing { release_at: 130, reason: "OwnerGone" };
-    assert_eq!(decide(&owned, 100, &told(OwnerCheck::Gone), &config), gone);
+    let over = Decision::MarkReleasing { release_at: 130, reason: "OwnerGone" };
+    assert_eq!(decide(&owned, 100, &told(OwnerCheck::Gone), &config), over);
+    // Between the two writes that take it from its pod, or give it to one.
+    let halfway = InstanceDef { pod: held().pod, retain_seconds: Some(60), ..owned.clone() };
+    let finish = Decision::Reserve { since: Some(100), until: Some(160) };
+    assert_eq!(decide(&halfway, 130, &gone(None), &config), finish);
+    let taken = Circumstances { pod: Some(PodSeen::Live), ..c };
+    assert_eq!(decide(&halfway, 130, &taken, &config), Decision::Keep);
     // Declared by a person, or restored and not yet taken up: whether the owner exists does not matter.
     for pinned in [
         InstanceDef { declared: true, ..owned.clone() },

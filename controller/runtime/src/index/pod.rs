@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use braid_api::slim::{Namespace, Pod};
-use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
+use braid_controller_core::{Choice, Effects, FamilyWish, Keep, PodFact, Topic};
 use braid_informer::Event;
 use braid_types::annotation::{ByOrdinal, FamilyPolicy, NetworkChoice};
 use braid_types::model::PodRef;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::Index;
+use super::{Index, owner};
 use crate::world::{NamespaceEntry, PodEntry, Uid, World};
 use braid_types::well_known::condition::ADDRESSED;
 
@@ -34,7 +34,8 @@ pub(super) fn news(pod: &Pod) -> PodNews {
         },
         node,
         choice: choice_of(pod),
-        owner: None,
+        owner: owner::of(pod),
+        keep: owner::keep(pod),
         bound: Instant::now(),
         granted: false,
         refused: pod
@@ -78,7 +79,7 @@ fn pick<T>(list: Option<&ByOrdinal<T>>, ordinal: Option<usize>) -> Result<Option
 /// The number at the end of the name of a StatefulSet's pod.
 fn ordinal_of(pod: &Pod) -> Option<usize> {
     let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-    owners.iter().find(|o| o.kind == "StatefulSet" && o.controller == Some(true))?;
+    owners.iter().find(|o| owner::is_numbered(o) && o.controller == Some(true))?;
     pod.metadata.name.as_deref()?.rsplit_once('-')?.1.parse().ok()
 }
 
@@ -135,6 +136,7 @@ fn take_entry(index: &Index, world: &mut World, news: &PodNews) {
         Some(known) => {
             let asks_anew = known.choice != new.choice;
             known.choice.clone_from(&new.choice);
+            known.keep = new.keep;
             // Its own writes come back here late; what it remembers is newer than the condition it reads.
             if known.told.is_none() {
                 known.refused.clone_from(&new.refused);

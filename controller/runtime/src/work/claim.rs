@@ -135,7 +135,9 @@ impl Work {
             };
             let patch = json!({
                 "metadata": {"uid": def.uid},
-                "status": {"phase": phase, "reason": null, "tornDownAt": null, "releaseAt": null},
+                "status": {
+                    "phase": phase, "reason": null, "reservedAt": null, "tornDownAt": null, "releaseAt": null,
+                },
             });
             self.writer.merge_status::<IPInstance>(&name, &patch).await?
         };

@@ -183,7 +183,8 @@ fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
         choice,
         namespace_choice,
         namespace_labels: namespace.labels.clone(),
-        owner: entry.owner.clone(),
+        owner: Some(entry.owner.clone()),
+        keep: entry.keep,
     }))
 }
 

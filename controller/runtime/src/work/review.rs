@@ -6,9 +6,9 @@ use std::time::Duration;
 use braid_api::IPInstance;
 use braid_api::parse::time;
 use braid_api::slim::Pod;
-use braid_controller_core::release::{Decision, PodCheck};
+use braid_controller_core::release::{Checks, Decision, OwnerCheck, PodCheck};
 use braid_types::InstanceName;
-use braid_types::model::{InstanceDef, PodRef};
+use braid_types::model::{InstanceDef, OwnerRef, PodRef};
 use braid_types::well_known::label;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -26,33 +26,35 @@ const CHANGED: Duration = Duration::from_millis(500);
 impl Work {
     /// Takes one address one step further.
     pub(super) async fn review(self: Arc<Self>, name: InstanceName) -> Outcome {
-        let Some((decision, def, seen)) = self.decide(&name, None) else { return Outcome::Done };
-        let (decision, def, seen) = match decision {
-            Decision::RecheckPod(pod) => {
-                let check = match self.check(&pod).await {
-                    Ok(check) => check,
-                    Err(error) => return failed(&name, &error),
-                };
-                match self.decide(&name, Some(check)) {
-                    Some(next) => next,
-                    None => return Outcome::Done,
+        let mut checks = Checks::default();
+        let (decision, def, seen) = loop {
+            let Some(next) = self.decide(&name, checks) else { return Outcome::Done };
+            // Each is asked once; a second time means that the cache changed between two looks.
+            let asked = match &next.0 {
+                Decision::RecheckPod(pod) if checks.pod.is_none() => {
+                    self.check(pod).await.map(|word| checks.pod = Some(word))
                 }
+                Decision::RecheckOwner(owner) if checks.owner.is_none() => {
+                    self.check_owner(owner).await.map(|word| checks.owner = Some(word))
+                }
+                _ => break next,
+            };
+            if let Err(error) = asked {
+                return failed(&name, &error);
             }
-            decision => (decision, def, seen),
         };
         let result = match decision {
             Decision::Keep => return Outcome::Done,
             Decision::WaitUntil(at) => return Outcome::Again(until(at)),
-            // The cache changed between the two looks.
-            Decision::RecheckPod(_) => return Outcome::Again(CHANGED),
+            Decision::RecheckPod(_) | Decision::RecheckOwner(_) => return Outcome::Again(CHANGED),
             Decision::MarkReleasing { release_at, reason } => {
                 info!(address = %name, reason, pod = holder(&def), "address is given back");
                 let status = json!({"phase": "Releasing", "reason": reason, "releaseAt": time(release_at)});
                 self.change_status(&name, &seen, &status).await
             }
-            Decision::Reserve => {
+            Decision::Reserve { since, until } => {
                 info!(address = %name, pod = holder(&def), "address is kept for its owner");
-                self.reserve(&name, &seen).await
+                self.reserve(&name, &seen, since, until).await
             }
             Decision::RouteByHost => {
                 let patch = json!({"metadata": {
@@ -77,10 +79,10 @@ impl Work {
     fn decide(
         &self,
         name: &InstanceName,
-        check: Option<PodCheck>,
+        checks: Checks,
     ) -> Option<(Decision, Arc<InstanceDef>, Seen)> {
         let mut world = self.shared.world();
-        let decision = world.ipam.decide(&self.restored, name, check, now())?;
+        let decision = world.ipam.decide(&self.restored, name, checks, now())?;
         let def = world.ipam.instance(name)?.clone();
         let version = world.instance_versions.get(name).map(ToString::to_string).unwrap_or_default();
         let seen = Seen { uid: def.uid.clone(), version };
@@ -108,16 +110,56 @@ impl Work {
         self.writer.merge_status::<IPInstance>(&name.to_string(), &patch).await.map(|o| self.learn(&o))
     }
 
+    /// Asks the API server by name. An owner that nobody may look at counts as there: what is kept stays.
+    async fn check_owner(&self, owner: &OwnerRef) -> Result<OwnerCheck, WriteError> {
+        let machine = |kind: &str| OwnerRef { kind: kind.to_owned(), ..owner.clone() };
+        let ask: Vec<OwnerRef> = match owner.kind.as_str() {
+            // A pod that owns itself comes and goes; what it keeps lasts as long as its namespace.
+            "Pod" => {
+                let (namespace, name) = (String::new(), owner.namespace.clone());
+                vec![OwnerRef { kind: "Namespace".to_owned(), namespace, name, ..owner.clone() }]
+            }
+            "VirtualMachine" => vec![owner.clone(), machine("VirtualMachineInstance")],
+            _ => vec![owner.clone()],
+        };
+        for owner in ask {
+            match self.writer.exists(&owner.api_version, &owner.kind, &owner.namespace, &owner.name).await {
+                Ok(true) => return Ok(OwnerCheck::Live),
+                Ok(false) => {}
+                Err(WriteError::Refused { target, reason }) => {
+                    warn!(%target, reason, "owner cannot be looked at; what it keeps stays");
+                    return Ok(OwnerCheck::Live);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(OwnerCheck::Gone)
+    }
+
     /// First the phase, then the pod: whoever dies in between leaves an address that is kept.
-    async fn reserve(&self, name: &InstanceName, seen: &Seen) -> Result<(), WriteError> {
+    async fn reserve(
+        &self,
+        name: &InstanceName,
+        seen: &Seen,
+        since: Option<i64>,
+        until: Option<i64>,
+    ) -> Result<(), WriteError> {
         let patch = json!({
             "metadata": {"uid": seen.uid, "resourceVersion": seen.version},
-            "status": {"phase": "Reserved", "reason": "KeptForOwner", "tornDownAt": null, "releaseAt": null},
+            "status": {
+                "phase": "Reserved", "reason": "KeptForOwner", "reservedAt": since.map(time),
+                "attachedAt": null, "sandbox": null, "tornDownAt": null, "releaseAt": null,
+            },
         });
         let object = self.writer.merge_status::<IPInstance>(&name.to_string(), &patch).await?;
         let version = object.resource_version();
         self.learn(&object);
-        let patch = json!({"metadata": {"uid": seen.uid, "resourceVersion": version}, "spec": {"pod": null}});
+        let patch = json!({
+            "metadata": {"uid": seen.uid, "resourceVersion": version, "labels": {
+                label::NODE: null, label::ROUTED: null, label::POD_NAME: null, label::POD_NAMESPACE: null,
+            }},
+            "spec": {"pod": null, "node": null, "retainUntil": until.map(time)},
+        });
         self.writer.merge::<IPInstance>(&name.to_string(), &patch).await.map(|o| self.learn(&o))
     }
 

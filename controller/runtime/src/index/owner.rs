@@ -1,0 +1,135 @@
+//! In whose name the addresses of a pod are kept.
+
+use braid_api::slim::Pod;
+use braid_controller_core::Keep;
+use braid_types::annotation::NetworkChoice;
+use braid_types::model::OwnerRef;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+
+/// Label that a Deployment puts on its ReplicaSets and pods; the name of a ReplicaSet ends with its value.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+/// Group of the kinds of KubeVirt.
+const KUBEVIRT: &str = "kubevirt.io/";
+
+/// Who a pod's addresses belong to across its re-creation: its set, its Deployment, its virtual machine, or the pod
+/// itself by its name.
+pub(super) fn of(pod: &Pod) -> OwnerRef {
+    let namespace = pod.namespace().unwrap_or_default();
+    let Some(controller) = controller(pod) else {
+        return OwnerRef {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace,
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            pod: None,
+        };
+    };
+    let mut owner = OwnerRef {
+        api_version: controller.api_version.clone(),
+        kind: controller.kind.clone(),
+        namespace,
+        name: controller.name.clone(),
+        uid: controller.uid.clone(),
+        pod: None,
+    };
+    if is_numbered(controller) {
+        owner.pod = Some(pod.name_any());
+    } else if is_machine(controller) {
+        // A VirtualMachine makes its instance anew at each start, under its own name.
+        owner.kind = "VirtualMachine".to_owned();
+        owner.uid = String::new();
+    } else if let Some(deployment) = deployment_of(pod, controller) {
+        owner.kind = "Deployment".to_owned();
+        owner.name = deployment.to_owned();
+        owner.uid = String::new();
+    }
+    owner
+}
+
+/// Whether and how long the addresses are kept: as the pod says, else for those that come back under their name. What
+/// cannot be understood is refused with the pod's other annotations.
+pub(super) fn keep(pod: &Pod) -> Option<Keep> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let asked = annotations.and_then(|a| NetworkChoice::of_pod(a).ok()).unwrap_or_default();
+    let by_default = || controller(pod).is_some_and(|c| is_numbered(c) || is_machine(c));
+    asked.retain.unwrap_or_else(by_default).then_some(Keep { seconds: asked.retain_seconds })
+}
+
+/// The controlling owner. The mirror of a static pod has its Node there, which says nothing about addresses.
+fn controller(pod: &Pod) -> Option<&OwnerReference> {
+    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+    owners.iter().find(|o| o.controller == Some(true) && o.kind != "Node")
+}
+
+pub(super) fn is_numbered(owner: &OwnerReference) -> bool {
+    owner.kind == "StatefulSet"
+}
+
+fn is_machine(owner: &OwnerReference) -> bool {
+    owner.kind == "VirtualMachineInstance" && owner.api_version.starts_with(KUBEVIRT)
+}
+
+fn deployment_of<'a>(pod: &Pod, owner: &'a OwnerReference) -> Option<&'a str> {
+    let hash = pod.metadata.labels.as_ref()?.get(TEMPLATE_HASH)?;
+    let name = owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')?;
+    (owner.kind == "ReplicaSet" && !name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(owner: Option<(&str, &str, &str)>, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Pod {
+        let owners: Vec<_> = owner
+            .map(|(version, kind, name)| {
+                json!({"apiVersion": version, "kind": kind, "name": name, "uid": "u", "controller": true})
+            })
+            .into_iter()
+            .collect();
+        let map = |pairs: &[(&str, &str)]| -> serde_json::Map<String, serde_json::Value> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect()
+        };
+        serde_json::from_value(json!({"metadata": {
+            "name": "db-0", "namespace": "shop", "uid": "p", "ownerReferences": owners,
+            "labels": map(labels), "annotations": map(annotations),
+        }}))
+        .unwrap()
+    }
+
+    fn told(pod: &Pod) -> String {
+        let o = of(pod);
+        format!("{} {}/{} {}", o.kind, o.namespace, o.name, o.pod.unwrap_or_default())
+    }
+
+    #[test]
+    fn who_keeps_and_whether_by_default() {
+        let set = pod(Some(("apps/v1", "StatefulSet", "db")), &[], &[]);
+        assert_eq!((told(&set).as_str(), keep(&set)), ("StatefulSet shop/db db-0", Some(Keep::default())));
+        let hash = [("pod-template-hash", "5d4f")];
+        let web = pod(Some(("apps/v1", "ReplicaSet", "web-5d4f")), &hash, &[]);
+        assert_eq!((told(&web).as_str(), keep(&web)), ("Deployment shop/web ", None));
+        let bare_set = pod(Some(("apps/v1", "ReplicaSet", "web-5d4f")), &[], &[]);
+        assert_eq!(told(&bare_set), "ReplicaSet shop/web-5d4f ");
+        let machine = pod(Some(("kubevirt.io/v1", "VirtualMachineInstance", "vm")), &[], &[]);
+        assert_eq!(
+            (told(&machine).as_str(), keep(&machine)),
+            ("VirtualMachine shop/vm ", Some(Keep::default()))
+        );
+        let bare = pod(None, &[], &[]);
+        assert_eq!((told(&bare).as_str(), keep(&bare)), ("Pod shop/db-0 ", None));
+        assert_eq!(told(&pod(Some(("v1", "Node", "n1")), &[], &[])), "Pod shop/db-0 ", "a static pod");
+    }
+
+    #[test]
+    fn the_annotations_decide() {
+        let owner = Some(("apps/v1", "StatefulSet", "db"));
+        assert_eq!(keep(&pod(owner, &[], &[("braid.network/ip-retain", "false")])), None);
+        let asked = [("braid.network/ip-retain", "true"), ("braid.network/ip-retain-ttl", "2h")];
+        assert_eq!(keep(&pod(None, &[], &asked)), Some(Keep { seconds: Some(7200) }));
+        assert_eq!(keep(&pod(owner, &[], &asked[1..])), Some(Keep { seconds: Some(7200) }));
+    }
+}
