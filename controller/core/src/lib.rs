@@ -16,6 +16,6 @@ pub mod status;
 pub mod verdict;
 
 pub use ipam::{
-    Choice, Claim, Config, Effects, FamilyWish, Grant, Ipam, Keep, NodeFact, NotRestored, PodFact, PodRequest,
-    Refusal, Restored, Topic, VtepRequest,
+    Choice, Claim, Config, Effects, FamilyWish, Grant, Ipam, Keep, NodeFact, NotRestored, PodFact,
+    PodRequest, Refusal, Restored, Topic, VtepRequest,
 };

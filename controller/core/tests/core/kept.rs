@@ -87,14 +87,21 @@ fn a_numbered_pod_waits_for_its_predecessor() {
         ipam.upsert_instance(InstanceDef { phase, ..(*made[0]).clone() }.into(), 10);
         let refusal = ipam.grant(&restored, &successor).unwrap_err();
         assert_eq!(refusal.reason(), "AddressStillHeld");
-        assert!(refusal.retryable() && refusal.to_string().contains("pod shop/web-1 on node n1"), "{refusal}");
+        assert!(
+            refusal.retryable() && refusal.to_string().contains("pod shop/web-1 on node n1"),
+            "{refusal}"
+        );
         let topics = refusal.retry_on();
         assert!(matches!(&topics[..], [Topic::Address(name)] if made.iter().any(|d| d.name == *name)));
     }
     let given_back = InstanceDef { pod: None, phase: Phase::Reserved, ..(*made[0]).clone() };
     let effects = ipam.upsert_instance(given_back.into(), 20);
     assert!(effects.wake.contains(&Topic::Address(made[0].name.clone())));
-    assert_eq!(ipam.grant(&restored, &successor).unwrap_err().reason(), "AddressStillHeld", "the other family");
+    assert_eq!(
+        ipam.grant(&restored, &successor).unwrap_err().reason(),
+        "AddressStillHeld",
+        "the other family"
+    );
     reserve(&mut ipam, &made);
     assert_eq!(set_of(&mut ipam, &restored, &successor), names(&made));
 }
@@ -113,11 +120,8 @@ fn what_is_kept_goes_before_namespace_and_default() {
     reserve(&mut ipam, &made);
     let elsewhere = Choice { network: Some("overlay".into()), ..Choice::default() };
     let again = owned(2, "n2", zero.clone());
-    let set = set_of(
-        &mut ipam,
-        &restored,
-        &PodRequest { namespace_choice: elsewhere.clone(), ..again.clone() },
-    );
+    let set =
+        set_of(&mut ipam, &restored, &PodRequest { namespace_choice: elsewhere.clone(), ..again.clone() });
     assert_eq!(set, names(&made), "Network, private Subnet and family stay");
     reserve(&mut ipam, &made);
     // Against the pod's own annotations there is a refusal, never another address.
@@ -126,7 +130,8 @@ fn what_is_kept_goes_before_namespace_and_default() {
         Choice { ips: ranges(&["10.1.0.77"]), ..Choice::default() },
         Choice { network: Some("lab".into()), ips: ranges(&["10.1.0.70-10.1.0.77"]), ..Choice::default() },
     ] {
-        let refusal = ipam.grant(&restored, &PodRequest { choice: choice.clone(), ..again.clone() }).unwrap_err();
+        let refusal =
+            ipam.grant(&restored, &PodRequest { choice: choice.clone(), ..again.clone() }).unwrap_err();
         assert!(matches!(refusal, Refusal::KeptElsewhere { .. }), "{choice:?}: {refusal}");
         assert!(refusal.to_string().contains(&format!("kubectl delete ipi {}", made[0].name)), "{refusal}");
     }
@@ -220,7 +225,11 @@ fn an_address_on_its_way_to_a_living_pod_is_not_taken_from_it() {
     ipam.upsert_instance(halfway.into(), 10);
     let other = give(&mut ipam, &restored, &owned(2, "n1", web.clone()));
     assert!(!names(&other).contains(&names(&made)[0]));
-    assert_eq!(set_of(&mut ipam, &restored, &owned(1, "n1", web)), names(&made), "its own grant completes it");
+    assert_eq!(
+        set_of(&mut ipam, &restored, &owned(1, "n1", web)),
+        names(&made),
+        "its own grant completes it"
+    );
 }
 
 #[test]

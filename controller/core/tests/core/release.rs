@@ -76,7 +76,12 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         ("kept by its owner", &used, owned(OwnerCheck::Live), reserve(Some(now), None)),
         ("kept for a while", &limited, owned(OwnerCheck::Live), reserve(Some(now), Some(now + 60))),
         ("the owner is gone too", &used, owned(OwnerCheck::Gone), release("TornDown")),
-        ("restored, its owner comes later", &kept, owned(OwnerCheck::Gone), reserve(None, Some(now + 86_400))),
+        (
+            "restored, its owner comes later",
+            &kept,
+            owned(OwnerCheck::Gone),
+            reserve(None, Some(now + 86_400)),
+        ),
         ("declared by a person", &declared, checked(gone(None), PodCheck::Gone), reserve(None, None)),
         ("not covered", &bound, Circumstances { uncovered: true, ..alive }, Decision::RouteByHost),
     ];
@@ -120,8 +125,12 @@ fn what_is_kept_stays_until_its_time() {
         uid: String::new(),
         pod: None,
     };
-    let owned =
-        InstanceDef { owner: Some(owner.clone()), reserved_at: Some(100), retain_until: None, ..until.clone() };
+    let owned = InstanceDef {
+        owner: Some(owner.clone()),
+        reserved_at: Some(100),
+        retain_until: None,
+        ..until.clone()
+    };
     let told = |check| Circumstances { checks: Checks { pod: None, owner: Some(check) }, ..c };
     let config = Config::default();
     assert_eq!(decide(&owned, 100, &c, &config), Decision::RecheckOwner(owner));
@@ -137,10 +146,9 @@ fn what_is_kept_stays_until_its_time() {
     let taken = Circumstances { pod: Some(PodSeen::Live), ..c };
     assert_eq!(decide(&halfway, 130, &taken, &config), Decision::Keep);
     // Declared by a person, or restored and not yet taken up: whether the owner exists does not matter.
-    for pinned in [
-        InstanceDef { declared: true, ..owned.clone() },
-        InstanceDef { reserved_at: None, ..owned.clone() },
-    ] {
+    for pinned in
+        [InstanceDef { declared: true, ..owned.clone() }, InstanceDef { reserved_at: None, ..owned.clone() }]
+    {
         assert_eq!(decide(&pinned, 100, &told(OwnerCheck::Gone), &config), Decision::Keep);
     }
 }
@@ -172,9 +180,7 @@ fn the_end_of_a_pod_is_remembered_while_its_objects_change() {
     let torn = Arc::new(InstanceDef { phase: Phase::Releasing, torn_down: Some(960), ..(*changed).clone() });
     ipam.upsert_instance(torn.clone(), 960);
     assert!(recheck(ipam.decide(&restored, name, Checks::default(), 960)));
-    let Some(Decision::MarkReleasing { release_at, .. }) =
-        ipam.decide(&restored, name, POD_GONE, 960)
-    else {
+    let Some(Decision::MarkReleasing { release_at, .. }) = ipam.decide(&restored, name, POD_GONE, 960) else {
         panic!("two observations and a check")
     };
     assert_eq!((release_at, ipam.usage("v4").cooling), (990, 1));
@@ -220,7 +226,11 @@ fn a_nodes_own_address_goes_with_its_node_or_its_subnet_but_after_the_pods() {
     let made = give(&mut ipam, &restored, &request(1, "n2"));
     let deleting = ipam.subnet("v4").cloned().map(|s| braid_types::model::SubnetDef { deleting: true, ..s });
     assert!(ipam.upsert_subnet(deleting.unwrap()).review.contains(&n2));
-    assert_eq!(ipam.decide(&restored, &n2, Checks::default(), 100), Some(Decision::Keep), "a pod still needs the way");
+    assert_eq!(
+        ipam.decide(&restored, &n2, Checks::default(), 100),
+        Some(Decision::Keep),
+        "a pod still needs the way"
+    );
     assert!(ipam.remove_instance(&made[0].name, &made[0].uid).review.contains(&n2));
     assert_eq!(ipam.decide(&restored, &n2, Checks::default(), 100), left);
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use braid_api::slim::{Namespace, Pod};
-use braid_controller_core::{Choice, Effects, FamilyWish, Keep, PodFact, Topic};
+use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
 use braid_informer::Event;
 use braid_types::annotation::{ByOrdinal, FamilyPolicy, NetworkChoice};
 use braid_types::model::PodRef;

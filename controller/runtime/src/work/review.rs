@@ -76,11 +76,7 @@ impl Work {
     }
 
     /// What to do with the address, by the state of this moment.
-    fn decide(
-        &self,
-        name: &InstanceName,
-        checks: Checks,
-    ) -> Option<(Decision, Arc<InstanceDef>, Seen)> {
+    fn decide(&self, name: &InstanceName, checks: Checks) -> Option<(Decision, Arc<InstanceDef>, Seen)> {
         let mut world = self.shared.world();
         let decision = world.ipam.decide(&self.restored, name, checks, now())?;
         let def = world.ipam.instance(name)?.clone();
