@@ -155,11 +155,15 @@ fn take<K, T>(
 
 /// Whether the API server cannot stream lists. Where they are switched off it calls `sendInitialEvents` forbidden
 /// (422); where its etcd is too old for them (before 3.4.31: no progress requests) the watch begins and then
-/// carries an error.
+/// carries an error that names them. Everything else passes: an API server that restarts is not an old one.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => matches!(status.code, 400 | 422),
-        watcher::Error::WatchError(status) => !matches!(status.code, 410 | 429),
+        watcher::Error::WatchError(status) => {
+            matches!(status.code, 400 | 422)
+                || status.message.contains("sendInitialEvents")
+                || status.message.contains("RequestWatchProgress")
+        }
         _ => false,
     }
 }

@@ -169,9 +169,19 @@ async fn without_streaming_lists_it_pages() {
 
 #[tokio::test(start_paused = true)]
 async fn with_an_etcd_too_old_for_streaming_lists_it_pages() {
-    let script = vec![Ok(E::Init), failure(500)];
+    let message = "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled";
+    let status = Status { code: 500, message: message.into(), ..Status::default() };
+    let script = vec![Ok(E::Init), Err(watcher::Error::WatchError(Box::new(status)))];
     let played = play(vec![script, vec![Ok(E::Init), Ok(E::InitDone), failure(500)]], 1).await;
     assert_eq!(played.listings, [Listing::Streaming, Listing::Paged]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_fails_in_passing_is_not_taken_for_an_old_one() {
+    let script = vec![Ok(E::Init), failure(500), Ok(E::Init), Ok(E::InitDone)];
+    let played = play(vec![script], 1).await;
+    assert_eq!(played.listings[0], Listing::Streaming);
+    assert!(!played.listings.contains(&Listing::Paged));
 }
 
 #[tokio::test(start_paused = true)]
