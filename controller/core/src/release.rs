@@ -48,6 +48,8 @@ pub enum OwnerCheck {
 pub struct Checks {
     /// After [`Decision::RecheckPod`].
     pub pod: Option<PodCheck>,
+    /// After [`Decision::RecheckNode`]: whether the Node object exists.
+    pub node: Option<bool>,
     /// After [`Decision::RecheckOwner`].
     pub owner: Option<OwnerCheck>,
 }
@@ -78,6 +80,9 @@ pub enum Decision {
     WaitUntil(UnixSeconds),
     /// Ask the API server for this pod, then call [`Ipam::decide`] again with the answer.
     RecheckPod(PodRef),
+    /// Ask the API server for this node, then call [`Ipam::decide`] again with the answer: a cache that lags would have
+    /// an address freed whose pod still runs there.
+    RecheckNode(String),
     /// Ask the API server for this owner, then call [`Ipam::decide`] again with the answer.
     RecheckOwner(OwnerRef),
     /// Set `status.phase=Releasing` and `status.releaseAt`, with uid and resourceVersion as preconditions.
@@ -216,6 +221,12 @@ fn of_ended_pod(
         (Some(PodCheck::Gone | PodCheck::Finished), None) => {
             Decision::WaitUntil(now.saturating_add(config.orphan_timeout))
         }
+        (Some(PodCheck::Gone | PodCheck::Finished), Some("NodeGone")) if c.checks.node != Some(false) => {
+            match (c.checks.node, &def.node) {
+                (None, Some(node)) => Decision::RecheckNode(node.clone()),
+                _ => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
+            }
+        }
         (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match &def.owner {
             Some(owner) => of_owner(def, owner, reason, now, c, config),
             None => release(now, reason, config),
@@ -235,8 +246,8 @@ fn cool_down(now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
 }
 
 impl Ipam {
-    /// Decides about one address by all that is known. `checks` is the API server's word about its pod and its owner,
-    /// given after [`Decision::RecheckPod`] and [`Decision::RecheckOwner`]. `None` if the address is not known: there is nothing to do.
+    /// Decides about one address by all that is known. `checks` is the API server's word about its pod, node and owner,
+    /// given after the decisions that ask for it. `None` if the address is not known: there is nothing to do.
     #[must_use]
     pub fn decide(
         &mut self,

@@ -19,7 +19,6 @@ use crate::metrics::{Metrics, WatchLabel};
 use crate::world::Shared;
 pub(crate) use instance::{learn, unlearn};
 pub(crate) use network::learn as learn_network;
-pub(crate) use pod::no_namespace;
 pub(crate) use subnet::learn as learn_subnet;
 
 /// What a handler of any kind needs.

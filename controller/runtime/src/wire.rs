@@ -48,20 +48,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
     let mut informers = Informers::default();
     index::watch(&mut informers, &client, &shared, &metrics);
-    let keeper = Keeper::new(
-        &mut informers,
-        &client,
-        writer.clone(),
-        gate.clone(),
-        &args.namespace,
-        certificate.clone(),
-    );
+    // Apart from the others: that they fail is no reason to grant nothing.
+    let mut side = Informers::default();
+    let keeper =
+        Keeper::new(&mut side, &client, writer.clone(), gate.clone(), &args.namespace, certificate.clone());
     let probe = Arc::new(Probes {
         shared: shared.clone(),
         metrics: metrics.clone(),
         gate: gate.clone(),
         certificate: certificate.clone(),
         watches: Box::new(informers.health()),
+        side_watches: Box::new(side.health()),
         started: Instant::now(),
         beat: AtomicU64::new(0),
     });
@@ -74,7 +71,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     }
     let nudge = keeper.nudge();
-    tokio::spawn(keeper.run());
+    tokio::spawn(async move {
+        side.in_sync().await;
+        keeper.run().await;
+    });
 
     let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
     let events = Events::new(client.clone(), writer.clone(), identity.clone());
@@ -224,6 +224,8 @@ struct Probes {
     gate: Gate,
     certificate: CurrentCertificate,
     watches: Box<dyn Fn() -> Vec<WatchHealth> + Send + Sync>,
+    /// Those of the webhook's certificate: shown, and nothing else waits for them.
+    side_watches: Box<dyn Fn() -> Vec<WatchHealth> + Send + Sync>,
     started: Instant,
     /// Seconds since the start at the last heartbeat.
     beat: AtomicU64,
@@ -267,7 +269,7 @@ impl Probe for Probes {
             m.queue_depth.get_or_create(&QueueLabel { queue }).set(gauge(depth));
             m.queue_delayed.get_or_create(&QueueLabel { queue }).set(gauge(delayed));
         }
-        for w in (self.watches)() {
+        for w in (self.watches)().into_iter().chain((self.side_watches)()) {
             let label = WatchLabel { watch: w.name };
             m.watch_failures.get_or_create(&label).set(i64::try_from(w.failures).unwrap_or(i64::MAX));
             m.watch_resets.get_or_create(&label).set(i64::try_from(w.resets).unwrap_or(i64::MAX));

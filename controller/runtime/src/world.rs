@@ -116,6 +116,8 @@ pub(crate) struct World {
     pub(crate) broken: BTreeMap<StatusKey, String>,
     /// resourceVersion of each IPInstance.
     pub(crate) instance_versions: HashMap<InstanceName, u64>,
+    /// Addresses that the last full list did not have and that may be newer than it.
+    pub(crate) unsure: BTreeSet<InstanceName>,
     /// Uid and resourceVersion of each IPBlock.
     pub(crate) block_seen: HashMap<String, (String, String)>,
     /// What the agents say about their nodes.
@@ -222,6 +224,7 @@ impl Shared {
             subnets: BTreeMap::new(),
             broken: BTreeMap::new(),
             instance_versions: HashMap::new(),
+            unsure: BTreeSet::new(),
             block_seen: HashMap::new(),
             node_networks: BTreeMap::new(),
             waiters: Waiters::default(),

@@ -1,6 +1,7 @@
 //! Takes in what the watches deliver.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use braid_types::InstanceName;
@@ -8,6 +9,7 @@ use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, Un
 
 use super::state::{Held, Ipam, NodeFact, PodFact, is_vtep, mark_of};
 use super::{Effects, Topic};
+use crate::pool::Mark;
 
 /// Whether two definitions give out the same addresses.
 fn same_addresses(a: &SubnetDef, b: &SubnetDef) -> bool {
@@ -137,9 +139,62 @@ impl Ipam {
             slot.pool.redefine(Some(&def));
             slot.blocks.redefine(Some(&def));
         }
+        let name = def.name.clone();
         slot.def = Some(def);
         self.standing = std::sync::OnceLock::new();
-        if status { Stored::Status } else { Stored::New }
+        if status {
+            return Stored::Status;
+        }
+        self.settle_misplaced(&name);
+        Stored::New
+    }
+
+    /// A Subnet has appeared or changed: what belongs to it is at home now, and what lies in it without belonging to
+    /// it is taken there.
+    fn settle_misplaced(&mut self, subnet: &str) {
+        let Some(slot) = self.slots.get(subnet) else { return };
+        let Some(def) = &slot.def else { return };
+        let (space, range) = (self.space_of(def), def.cidr.range());
+        let name = |a| InstanceName::new(space, a);
+        let own: Vec<InstanceName> =
+            slot.pool.taken_in(&range).map(|(a, _)| name(a)).filter(|n| self.misplaced.contains(n)).collect();
+        let lying_in: Vec<InstanceName> =
+            self.misplaced.range(name(range.first())..=name(range.last())).cloned().collect();
+        for name in own.into_iter().chain(lying_in) {
+            let Some(home) = self.instance(&name).map(|d| d.subnet.clone()) else { continue };
+            if home == subnet {
+                self.misplaced.remove(&name);
+                for other in self.foreign.remove(&name).into_iter().flatten() {
+                    self.free(&other, &name);
+                }
+            } else {
+                self.occupy(subnet, &name);
+            }
+        }
+    }
+
+    /// Takes an address wherever it lies, when its own Subnet does not have it.
+    fn occupy_elsewhere(&mut self, name: &InstanceName) {
+        let Some(def) = self.instance(name) else { return };
+        let address = name.address();
+        if self.subnet(&def.subnet).is_some_and(|s| s.cidr.contains(address)) {
+            return;
+        }
+        let lies_in = |s: &&SubnetDef| {
+            s.name != def.subnet && s.cidr.contains(address) && self.space_of(s) == name.space()
+        };
+        let subnets: Vec<String> = self.subnets().filter(lies_in).map(|s| s.name.clone()).collect();
+        self.misplaced.insert(name.clone());
+        for subnet in subnets {
+            self.occupy(&subnet, name);
+        }
+    }
+
+    fn occupy(&mut self, subnet: &str, name: &InstanceName) {
+        if let Some(slot) = self.slots.get_mut(subnet) {
+            slot.pool.take(name.address(), Mark::Reserved);
+            self.foreign.entry(name.clone()).or_default().insert(subnet.to_owned());
+        }
     }
 
     /// A Subnet is gone. What was given out of it is not forgotten.
@@ -148,8 +203,20 @@ impl Ipam {
             return Effects::default();
         };
         let network = slot.def.take().map(|d| d.network);
+        let homeless: Vec<IpAddr> = slot.pool.taken().map(|(a, _)| a).collect();
         slot.pool.redefine(None);
         slot.blocks.redefine(None);
+        let network_def = network.as_ref().and_then(|n| self.networks.get(n));
+        let space = network_def.map_or("", |n| n.space.as_str()).to_owned();
+        for address in homeless {
+            let instance = InstanceName::new(&space, address);
+            if self.foreign.get_mut(&instance).is_some_and(|subnets| subnets.remove(name)) {
+                self.free(name, &instance);
+            } else {
+                self.occupy_elsewhere(&instance);
+            }
+        }
+        self.foreign.retain(|_, subnets| !subnets.is_empty());
         self.drop_idle_slot(name);
         let mut effects = self.subnet_changed(name.to_owned(), false);
         effects.wake.extend(network.map(Topic::Network));
@@ -296,6 +363,7 @@ impl Ipam {
             effects.wake.insert(Topic::Address(name.clone()));
         }
         self.link(def, cooling_since);
+        self.occupy_elsewhere(&name);
         self.ended.extend(ended);
         effects.review.insert(name);
         effects
@@ -354,6 +422,7 @@ impl Ipam {
             }
         }
         let mut effects = self.free(&def.subnet, name);
+        self.misplaced.remove(name);
         for subnet in self.foreign.remove(name).into_iter().flatten() {
             effects.merge(self.free(&subnet, name));
         }

@@ -139,7 +139,9 @@ pub struct Ipam {
     /// Subnet of each known block.
     pub(super) block_subnet: HashMap<String, String>,
     pub(super) pending: HashMap<InstanceName, Pending>,
-    /// Addresses that are taken in a Subnet because an object of another Subnet has their name.
+    /// Addresses that their own Subnet does not have, or whose Subnet is not there.
+    pub(super) misplaced: BTreeSet<InstanceName>,
+    /// Subnets in which such an address lies and is taken: nobody else can create an object of its name.
     pub(super) foreign: HashMap<InstanceName, BTreeSet<String>>,
     pub(super) last_grant: u64,
     pub(super) standing: OnceLock<Standing>,
@@ -177,6 +179,7 @@ impl Ipam {
             by_vtep: BTreeMap::new(),
             block_subnet: HashMap::new(),
             pending: HashMap::new(),
+            misplaced: BTreeSet::new(),
             foreign: HashMap::new(),
             last_grant: 0,
             standing: OnceLock::new(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
 
-use super::Standing;
+use super::{Loss, Standing};
 use crate::ipam::{Holder, Ipam, is_vtep};
 use crate::pool::Pool;
 
@@ -73,10 +73,11 @@ pub fn verdict(change: Change<'_>, ipam: &Ipam) -> Result<(), Sentence> {
         Change::Subnet { old, new: Some(new) } => subnet_written(old, new, ipam),
         Change::Subnet { old: Some(old), new: None } => subnet_deleted(old, ipam),
         Change::Instance { old: None, new: Some(new) } => instance_created(new, ipam),
+        Change::Instance { old: Some(old), new: Some(new) } => instance_changed(old, new),
         Change::Instance { old: Some(old), new: None } => instance_deleted(old),
         Change::Block { old, new: Some(new) } => block_written(old, new, ipam),
         Change::Block { old: Some(old), new: None } => block_deleted(old, ipam),
-        Change::Instance { .. }
+        Change::Instance { old: None, new: None }
         | Change::Network { old: None, new: None }
         | Change::Subnet { old: None, new: None }
         | Change::Block { old: None, new: None } => Ok(()),
@@ -88,11 +89,16 @@ fn network_written(old: Option<&NetworkDef>, new: &NetworkDef, ipam: &Ipam) -> R
     let new = NetworkDef { created, ..new.clone() };
     let others = || ipam.networks().filter(|n| n.name != new.name);
     let after = Standing::of(others().chain([&new]), []);
+    let before = ipam.standing();
     let own = after.network(&new.name).filter(|l| l.reason != "NotSupported");
-    if let Some(loss) = own.or_else(|| after.second_default(&new.name)) {
+    // One that has lost already may be changed in other ways: only what gets worse is refused.
+    let lost_already = |loss: &&Loss| {
+        let known = before.network(&new.name).or_else(|| before.second_default(&new.name));
+        old.is_some() && known == Some(*loss)
+    };
+    if let Some(loss) = own.or_else(|| after.second_default(&new.name)).filter(|l| !lost_already(l)) {
         return refuse(format!("Network {}: {}", new.name, loss.message));
     }
-    let before = ipam.standing();
     for n in others() {
         let lost = |s: &Standing| s.network(&n.name).or_else(|| s.second_default(&n.name)).cloned();
         if lost(before).is_none() && lost(&after).is_some() {
@@ -120,7 +126,9 @@ fn subnet_written(old: Option<&SubnetDef>, new: &SubnetDef, ipam: &Ipam) -> Resu
     let others = ipam.subnets().filter(|s| s.name != new.name);
     let after = Standing::of(ipam.networks(), others.chain([&def]));
     let waits = ["NetworkMissing", "NetworkNotReady"];
-    if let Some(loss) = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason)) {
+    let lost_already = |loss: &&Loss| old.is_some() && ipam.standing().subnet(&new.name) == Some(*loss);
+    let loss = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason));
+    if let Some(loss) = loss.filter(|l| !lost_already(l)) {
         return refuse(format!("Subnet {}: {}", new.name, loss.message));
     }
     if let Some(old) = old {
@@ -193,6 +201,28 @@ fn instance_created(new: &InstanceDef, ipam: &Ipam) -> Result<(), Sentence> {
         ));
     }
     Ok(())
+}
+
+/// Who has an address is the controller's to say: an address that a pod uses would be freed under it.
+fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence> {
+    let field = match () {
+        () if old.pod != new.pod => "spec.pod",
+        () if old.node != new.node => "spec.node",
+        () if old.interface != new.interface => "spec.interface",
+        () if old.set != new.set => "spec.set",
+        () if old.mac != new.mac => "spec.mac",
+        () if old.phase != new.phase || old.torn_down != new.torn_down => "status",
+        () => return Ok(()),
+    };
+    if old.pod.is_none() && !is_vtep(old) && new.pod.is_none() && field != "status" {
+        return Ok(());
+    }
+    refuse(format!(
+        "IPInstance {}: {field} cannot be changed by hand: {} is held by {}; delete the pod, and the address is freed after it",
+        old.name,
+        old.name.address(),
+        Holder::of_pod(old)
+    ))
 }
 
 fn instance_deleted(old: &InstanceDef) -> Result<(), Sentence> {

@@ -350,3 +350,30 @@ fn nothing_is_given_before_every_kind_was_listed() {
     ipam.reset_instances(all.instances, 0);
     assert!(ipam.restored().is_ok());
 }
+
+#[test]
+fn an_address_that_another_subnets_object_has_is_not_given_out() {
+    let (mut ipam, restored) = start(v4("10.0.0.0/30"));
+    let model = give(&mut ipam, &restored, &request(1, "n1"));
+    let stray = InstanceDef {
+        name: "10.0.0.2".parse().unwrap(),
+        uid: "stray".into(),
+        subnet: "misspelt".into(),
+        pod: None,
+        ..(*model[0]).clone()
+    };
+    ipam.upsert_instance(stray.into(), 0);
+    let refusal = ipam.grant(&restored, &request(2, "n1")).unwrap_err();
+    assert_eq!(refusal.reason(), "SubnetFull", "{refusal}");
+    // Its Subnet comes, and does not have it either; then the object goes.
+    ipam.upsert_subnet(crate::cluster::subnet("misspelt", "overlay", "10.9.0.0/24"));
+    let refused = ipam.grant(&restored, &PodRequest { choice: named_subnet("v4"), ..request(2, "n1") });
+    assert_eq!(refused.unwrap_err().reason(), "SubnetFull");
+    ipam.remove_instance(&"10.0.0.2".parse().unwrap(), "stray");
+    let made = give(&mut ipam, &restored, &PodRequest { choice: named_subnet("v4"), ..request(2, "n1") });
+    assert_eq!(made[0].name.to_string(), "10.0.0.2");
+}
+
+fn named_subnet(name: &str) -> Choice {
+    Choice { subnets: vec![name.to_owned()], ..Choice::default() }
+}

@@ -140,13 +140,17 @@ impl Controller {
     fn review(&mut self, name: &InstanceName, server: &mut Server) {
         let Some(cached) = self.ipam.instance(name).cloned() else { return };
         let mut decision = self.ipam.decide(&self.restored, name, Checks::default(), server.now);
+        let mut checks = Checks::default();
         if let Some(Decision::RecheckPod(pod)) = &decision {
-            let check = match server.pods.values().find(|p| p.uid() == pod.uid) {
+            checks.pod = Some(match server.pods.values().find(|p| p.uid() == pod.uid) {
                 None => PodCheck::Gone,
                 Some(p) if p.finished => PodCheck::Finished,
                 Some(_) => PodCheck::Live,
-            };
-            let checks = Checks { pod: Some(check), owner: None };
+            });
+            decision = self.ipam.decide(&self.restored, name, checks, server.now);
+        }
+        if let Some(Decision::RecheckNode(node)) = &decision {
+            checks.node = Some(server.nodes.contains(node));
             decision = self.ipam.decide(&self.restored, name, checks, server.now);
         }
         match decision {

@@ -10,7 +10,7 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use crate::cluster::{give, lists, live, request, start};
 
-const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), owner: None };
+const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), node: None, owner: None };
 
 fn held() -> InstanceDef {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
@@ -44,10 +44,12 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
     };
     let of = owner.clone();
     let kept = InstanceDef { owner: Some(owner), ..down.clone() };
-    let checked =
-        |c: Circumstances, check| Circumstances { checks: Checks { pod: Some(check), owner: None }, ..c };
+    let checked = |c: Circumstances, check| Circumstances {
+        checks: Checks { pod: Some(check), ..Checks::default() },
+        ..c
+    };
     let owned = |owner| Circumstances {
-        checks: Checks { pod: Some(PodCheck::Gone), owner: Some(owner) },
+        checks: Checks { pod: Some(PodCheck::Gone), owner: Some(owner), node: None },
         ..gone(None)
     };
     let used = InstanceDef { attached: true, ..kept.clone() };
@@ -56,6 +58,8 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
     let reserve = |since, until| Decision::Reserve { since, until };
     let alive = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
     let dead_node = Circumstances { node_exists: false, ..gone(None) };
+    let dead =
+        |node| Circumstances { checks: Checks { pod: Some(PodCheck::Gone), node, owner: None }, ..dead_node };
     let release = |reason| Decision::MarkReleasing { release_at: now + 30, reason };
     let recheck = || Decision::RecheckPod(pod.clone());
     let table = [
@@ -70,7 +74,14 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         ("the cache was wrong", &down, checked(gone(None), PodCheck::Live), Decision::WaitUntil(now + 5)),
         ("confirmed", &down, checked(gone(None), PodCheck::Gone), release("TornDown")),
         ("finished", &down, checked(gone(None), PodCheck::Finished), release("TornDown")),
-        ("confirmed, node gone", &bound, checked(dead_node, PodCheck::Gone), release("NodeGone")),
+        (
+            "gone with its node",
+            &bound,
+            checked(dead_node, PodCheck::Gone),
+            Decision::RecheckNode("n1".into()),
+        ),
+        ("the node is there after all", &bound, dead(Some(true)), Decision::WaitUntil(now + 5)),
+        ("confirmed, node gone", &bound, dead(Some(false)), release("NodeGone")),
         ("confirmed, silent", &bound, checked(gone(Some(0)), PodCheck::Gone), release("NodeSilent")),
         ("has an owner", &used, checked(gone(None), PodCheck::Gone), Decision::RecheckOwner(of.clone())),
         ("kept by its owner", &used, owned(OwnerCheck::Live), reserve(Some(now), None)),
@@ -131,7 +142,7 @@ fn what_is_kept_stays_until_its_time() {
         retain_until: None,
         ..until.clone()
     };
-    let told = |check| Circumstances { checks: Checks { pod: None, owner: Some(check) }, ..c };
+    let told = |check| Circumstances { checks: Checks { owner: Some(check), ..Checks::default() }, ..c };
     let config = Config::default();
     assert_eq!(decide(&owned, 100, &c, &config), Decision::RecheckOwner(owner));
     assert_eq!(decide(&owned, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(160));

@@ -74,6 +74,22 @@ fn subnets() {
 }
 
 #[test]
+fn what_has_lost_already_may_be_changed_in_other_ways() {
+    let mut all = lists("10.0.0.0/24", "fd00::/120");
+    let loser = SubnetDef { created: 200, ..subnet("loser", "overlay", "10.0.0.128/25") };
+    let twin = NetworkDef { created: 200, ..network("twin", 4) };
+    all.subnets.push(loser.clone());
+    all.networks.push(twin.clone());
+    let (ipam, _) = start(all);
+    let changed = SubnetDef { nat_outgoing: true, ..loser.clone() };
+    assert_eq!(answer(&ipam, Change::Subnet { old: Some(&loser), new: Some(&changed) }), "ok");
+    let mtu = NetworkDef { mtu: Some(1400), ..twin.clone() };
+    assert_eq!(answer(&ipam, Change::Network { old: Some(&twin), new: Some(&mtu) }), "ok");
+    let worse = SubnetDef { cidr: "10.0.0.0/25".parse().unwrap(), ..loser.clone() };
+    contains(&answer(&ipam, Change::Subnet { old: None, new: Some(&worse) }), "overlaps");
+}
+
+#[test]
 fn a_subnet_without_pods_may_go_though_nodes_have_addresses_in_it() {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
     for req in ipam.vteps_missing() {
@@ -109,6 +125,25 @@ fn addresses_and_blocks() {
         "10.0.0.1 is held by pod shop/web-1; delete the pod (kubectl -n shop delete pod web-1)",
     );
     assert_eq!(deleted(&InstanceDef { phase: Phase::Reserved, pod: None, ..held.clone() }), "ok");
+    let changed = |new: &InstanceDef| answer(&ipam, Change::Instance { old: Some(held), new: Some(new) });
+    assert_eq!(changed(held), "ok");
+    for (field, new) in [
+        ("spec.pod", InstanceDef { pod: None, ..held.clone() }),
+        ("spec.node", InstanceDef { node: Some("n2".into()), ..held.clone() }),
+        ("spec.interface", InstanceDef { interface: "net1".into(), ..held.clone() }),
+        ("spec.set", InstanceDef { set: Vec::new(), ..held.clone() }),
+        ("spec.mac", InstanceDef { mac: None, ..held.clone() }),
+        ("status", InstanceDef { phase: Phase::Releasing, ..held.clone() }),
+        ("status", InstanceDef { torn_down: Some(1), ..held.clone() }),
+    ] {
+        contains(
+            &changed(&new),
+            &format!("{field} cannot be changed by hand: 10.0.0.1 is held by pod shop/web-1"),
+        );
+    }
+    let kept = InstanceDef { phase: Phase::Reserved, pod: None, ..held.clone() };
+    let other_mac = InstanceDef { mac: None, ..kept.clone() };
+    assert_eq!(answer(&ipam, Change::Instance { old: Some(&kept), new: Some(&other_mac) }), "ok");
     let pinned = |name: &str, change: fn(&mut InstanceDef)| {
         let mut def =
             InstanceDef { name: name.parse().unwrap(), phase: Phase::Reserved, pod: None, ..held.clone() };

@@ -1,5 +1,6 @@
 //! IPInstances: a hundred thousand of them, so that only the parsed form and its version are kept.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use braid_api::IPInstance;
@@ -40,7 +41,11 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
     let mut world = index.shared.world();
     let effects = match event {
         Event::Reset(all) => {
-            let known: Vec<_> = all.iter().filter_map(|n| Some((n.def.clone()?, n.version))).collect();
+            let (known, unsure) = listed(&world, &all);
+            for name in &unsure {
+                index.shared.queues.reviews.add(name.clone());
+            }
+            world.unsure.extend(unsure);
             world.instance_versions = known.iter().map(|(d, v)| (d.name.clone(), *v)).collect();
             world.ipam.reset_instances(known.into_iter().map(|(d, _)| d).collect(), now())
         }
@@ -53,6 +58,33 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
     };
     index.shared.dispatch(&world, effects);
     index.shared.queues.sweeps.add_after(Sweep::Blocks, super::SWEEP_DELAY);
+}
+
+/// What there is by a full list and by what was learned from own writes meanwhile: a list may be older than those. The
+/// second part names what the list does not have although it may exist; the API server has to be asked.
+fn listed(world: &World, all: &[Arc<InstanceNews>]) -> (Vec<(Arc<InstanceDef>, u64)>, Vec<InstanceName>) {
+    let newest = all.iter().map(|n| n.version).max().unwrap_or_default();
+    let mut merged: HashMap<InstanceName, (Arc<InstanceDef>, u64)> = all
+        .iter()
+        .filter_map(|n| Some((n.def.clone()?, n.version)))
+        .map(|(def, version)| (def.name.clone(), (def, version)))
+        .collect();
+    let mut unsure = Vec::new();
+    for (name, version) in &world.instance_versions {
+        let Some(known) = world.ipam.instance(name) else { continue };
+        match merged.get_mut(name) {
+            Some(entry) if *version > entry.1 && known.uid == entry.0.uid => {
+                *entry = (known.clone(), *version)
+            }
+            Some(_) => {}
+            None if *version > newest => {
+                merged.insert(name.clone(), (known.clone(), *version));
+                unsure.push(name.clone());
+            }
+            None => {}
+        }
+    }
+    (merged.into_values().collect(), unsure)
 }
 
 /// Takes in the API server's answer to a write, ahead of the watch.
@@ -89,4 +121,61 @@ fn forget(world: &mut World, name: &InstanceName, uid: &str) -> Effects {
         world.instance_versions.remove(name);
     }
     world.ipam.remove_instance(name, uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use braid_controller_core::Config;
+
+    use super::*;
+
+    fn seen(address: &str, uid: &str, version: u64, node: &str) -> Arc<InstanceNews> {
+        let object: IPInstance = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": address, "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {
+                "network": "n", "subnet": "s", "address": format!("{address}/24"), "interface": "eth0", "node": node,
+                "pod": {"namespace": "shop", "name": "web", "uid": "pod"},
+            },
+        }))
+        .unwrap();
+        Arc::new(news(&object))
+    }
+
+    fn world_with(all: &[Arc<InstanceNews>]) -> Arc<Shared> {
+        let shared = Shared::new(Config::default());
+        for news in all {
+            take(&mut shared.world(), news);
+        }
+        shared
+    }
+
+    #[test]
+    fn an_older_state_never_wins_over_a_newer_one() {
+        let shared = world_with(&[seen("10.0.0.1", "a", 9, "new")]);
+        let mut world = shared.world();
+        take(&mut world, &seen("10.0.0.1", "a", 8, "old"));
+        let node = |world: &World| world.ipam.instance(&"10.0.0.1".parse().unwrap()).unwrap().node.clone();
+        assert_eq!(node(&world).as_deref(), Some("new"));
+        // Another object of that name is no older state of this one.
+        take(&mut world, &seen("10.0.0.1", "b", 3, "other"));
+        assert_eq!(node(&world).as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_own_writes_takes_nothing_away() {
+        let shared = world_with(&[
+            seen("10.0.0.1", "a", 9, "changed since"),
+            seen("10.0.0.2", "b", 12, "made since"),
+            seen("10.0.0.3", "c", 4, "gone"),
+        ]);
+        let world = shared.world();
+        let (known, unsure) =
+            listed(&world, &[seen("10.0.0.1", "a", 7, "as listed"), seen("10.0.0.4", "d", 8, "")]);
+        let mut names: Vec<String> = known.iter().map(|(d, _)| d.name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["10.0.0.1", "10.0.0.2", "10.0.0.4"]);
+        assert_eq!(unsure, ["10.0.0.2".parse::<InstanceName>().unwrap()]);
+        let first = known.iter().find(|(d, _)| d.uid == "a").unwrap();
+        assert_eq!((first.0.node.as_deref(), first.1), (Some("changed since"), 9));
+    }
 }

@@ -183,11 +183,6 @@ pub(super) fn handle_namespaces(index: &Index, event: Event<(String, NamespaceEn
     index.shared.dispatch(&world, effects);
 }
 
-/// What a namespace that was never seen says: nothing.
-pub(crate) fn no_namespace() -> NamespaceEntry {
-    NamespaceEntry { labels: BTreeMap::new(), choice: Ok(Choice::default()) }
-}
-
 #[cfg(test)]
 #[path = "pod_tests.rs"]
 mod tests;

@@ -87,8 +87,13 @@ pub(super) fn handle_blocks(index: &Index, event: Event<IPBlock>) {
             }
         }
         Event::Deleted(raw) => {
-            world.block_seen.remove(&raw.name_any());
-            world.ipam.remove_block(&raw.name_any())
+            // An earlier object of the name: the present one was made since.
+            let name = raw.name_any();
+            if world.block_seen.get(&name).is_some_and(|(uid, _)| raw.uid().as_deref() != Some(uid)) {
+                return;
+            }
+            world.block_seen.remove(&name);
+            world.ipam.remove_block(&name)
         }
         Event::Undecodable(object) => return index.unreadable("ipblocks", &object),
     };

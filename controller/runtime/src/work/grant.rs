@@ -9,7 +9,6 @@ use tracing::{debug, info, warn};
 
 use super::Work;
 use super::refuse::No;
-use crate::index::no_namespace;
 use crate::queue::Outcome;
 use crate::world::{Uid, World};
 use crate::write::WriteError;
@@ -164,8 +163,9 @@ impl Work {
 /// What the pod asks for; `None` when it needs nothing any more.
 fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
     let entry = world.pods.get(uid)?;
-    let nothing = no_namespace();
-    let namespace = world.namespaces.get(&entry.pod.namespace).unwrap_or(&nothing);
+    let Some(namespace) = world.namespaces.get(&entry.pod.namespace) else {
+        return Some(Err(No::unknown_namespace(&entry.pod.namespace)));
+    };
     let choice = match &entry.choice {
         Ok(choice) => choice.clone(),
         Err(sentence) => return Some(Err(No::bad_annotation(sentence, None))),

@@ -21,6 +21,8 @@ use braid_types::well_known::condition::ADDRESSED;
 /// How often a condition whose reason stays the same gets a new sentence: "12 of 12 in use, 1 cooling down"
 /// changes with every pod of the subnet, and a thousand waiting pods would each write it.
 const REWORD: Duration = Duration::from_secs(30);
+/// For a refusal that mostly passes by itself, such as waiting for the teardown of a predecessor.
+const PASSES_BY_ITSELF: Duration = Duration::from_secs(5);
 
 /// A refusal, from the core or from reading the annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +33,19 @@ pub(super) struct No {
     pub(super) message: String,
     /// What could help.
     pub(super) retry_on: Vec<Topic>,
+    /// How long the pod waits from being bound before it is told: what passes by itself in a moment is no news.
+    pub(super) patience: Duration,
 }
 
 impl From<&Refusal> for No {
     fn from(refusal: &Refusal) -> Self {
-        Self { reason: refusal.reason(), message: refusal.to_string(), retry_on: refusal.retry_on() }
+        let passes = matches!(refusal, Refusal::StillHeld { .. } | Refusal::NodeMissing { .. });
+        Self {
+            reason: refusal.reason(),
+            message: refusal.to_string(),
+            retry_on: refusal.retry_on(),
+            patience: if passes { PASSES_BY_ITSELF } else { Duration::ZERO },
+        }
     }
 }
 
@@ -46,6 +56,17 @@ impl No {
             reason: "BadAnnotation",
             message: namespace.map_or_else(|| sentence.to_owned(), |n| format!("namespace {n}: {sentence}")),
             retry_on: namespace.map(|n| Topic::Namespace(n.clone())).into_iter().collect(),
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// A namespace that the watch has not brought yet: what it says about its pods is not known.
+    pub(super) fn unknown_namespace(namespace: &str) -> Self {
+        Self {
+            reason: "NamespaceUnknown",
+            message: format!("namespace {namespace} is not known yet; this passes by itself"),
+            retry_on: vec![Topic::Namespace(namespace.to_owned())],
+            patience: PASSES_BY_ITSELF,
         }
     }
 }
@@ -58,6 +79,10 @@ impl Work {
             let mut world = self.shared.world();
             let Some(entry) = world.pods.get_mut(uid) else { return Outcome::Done };
             entry.granted = false;
+            if let Some(rest) = no.patience.checked_sub(entry.bound.elapsed()).filter(|rest| !rest.is_zero())
+            {
+                return Outcome::Again(rest);
+            }
             let same_reason = entry.refused.as_ref().is_some_and(|(reason, _)| reason == no.reason);
             let same_words = entry.refused.as_ref().is_some_and(|(_, words)| *words == no.message);
             let lately = entry.told.is_some_and(|told| told.elapsed() < REWORD);

@@ -26,6 +26,9 @@ const CHANGED: Duration = Duration::from_millis(500);
 impl Work {
     /// Takes one address one step further.
     pub(super) async fn review(self: Arc<Self>, name: InstanceName) -> Outcome {
+        if let Err(error) = self.make_sure(&name).await {
+            return failed(&name, &error);
+        }
         let mut checks = Checks::default();
         let (decision, def, seen) = loop {
             let Some(next) = self.decide(&name, checks) else { return Outcome::Done };
@@ -33,6 +36,9 @@ impl Work {
             let asked = match &next.0 {
                 Decision::RecheckPod(pod) if checks.pod.is_none() => {
                     self.check(pod).await.map(|word| checks.pod = Some(word))
+                }
+                Decision::RecheckNode(node) if checks.node.is_none() => {
+                    self.writer.exists("v1", "Node", "", node).await.map(|word| checks.node = Some(word))
                 }
                 Decision::RecheckOwner(owner) if checks.owner.is_none() => {
                     self.check_owner(owner).await.map(|word| checks.owner = Some(word))
@@ -46,7 +52,9 @@ impl Work {
         let result = match decision {
             Decision::Keep => return Outcome::Done,
             Decision::WaitUntil(at) => return Outcome::Again(until(at)),
-            Decision::RecheckPod(_) | Decision::RecheckOwner(_) => return Outcome::Again(CHANGED),
+            Decision::RecheckPod(_) | Decision::RecheckNode(_) | Decision::RecheckOwner(_) => {
+                return Outcome::Again(CHANGED);
+            }
             Decision::MarkReleasing { release_at, reason } => {
                 info!(address = %name, reason, pod = holder(&def), "address is given back");
                 let status = json!({"phase": "Releasing", "reason": reason, "releaseAt": time(release_at)});
@@ -72,6 +80,32 @@ impl Work {
             }
             Err(WriteError::Conflict(_)) => Outcome::Again(CHANGED),
             Err(error) => failed(&name, &error),
+        }
+    }
+
+    /// Asks the API server for an address that a full list did not have, if it is one.
+    async fn make_sure(&self, name: &InstanceName) -> Result<(), WriteError> {
+        let known = {
+            let mut world = self.shared.world();
+            if !world.unsure.remove(name) {
+                return Ok(());
+            }
+            world.ipam.instance(name).map(|d| d.uid.clone())
+        };
+        match (self.writer.get::<IPInstance>(&name.to_string()).await, known) {
+            (Ok(Some(object)), _) => {
+                self.learn(&object);
+                Ok(())
+            }
+            (Ok(None), Some(uid)) => {
+                index::unlearn(&self.shared, name, &uid);
+                Ok(())
+            }
+            (Ok(None), None) => Ok(()),
+            (Err(error), _) => {
+                self.shared.world().unsure.insert(name.clone());
+                Err(error)
+            }
         }
     }
 

@@ -59,15 +59,16 @@ impl Work {
         let plan = plan_network(&self.shared.world(), name);
         let Some(plan) = plan else { return Ok(()) };
         let (old, new) = (plan.raw.status.clone().unwrap_or_default(), &plan.status);
-        let mut raw = plan.raw.clone();
-        if raw.status.as_ref() != Some(new) {
-            let applied = self.apply::<Network, _>(name, "Network", new).await?;
-            index::learn_network(&self.shared, applied.clone());
-            raw = Arc::new(applied);
-            self.tell(&reference(&*raw), &old.conditions, &new.conditions).await;
-        }
-        if let Some(held) = self.hold(&*raw, plan.in_use).await? {
+        // Held before it is Ready: what may be used cannot go away unnoticed.
+        let held = self.hold(&*plan.raw, plan.in_use).await?;
+        if let Some(held) = held {
             index::learn_network(&self.shared, held);
+        }
+        if plan.raw.status.as_ref() != Some(new) {
+            let applied = self.apply::<Network, _>(name, "Network", new).await?;
+            let object = reference(&applied);
+            index::learn_network(&self.shared, applied);
+            self.tell(&object, &old.conditions, &new.conditions).await;
         }
         Ok(())
     }
@@ -76,13 +77,6 @@ impl Work {
         let plan = plan_subnet(&self.shared.world(), name);
         let Some(plan) = plan else { return Ok(()) };
         let (old, new) = (plan.raw.status.clone().unwrap_or_default(), &plan.status);
-        let mut raw = plan.raw.clone();
-        if raw.status.as_ref() != Some(new) {
-            let applied = self.apply::<Subnet, _>(name, "Subnet", new).await?;
-            index::learn_subnet(&self.shared, applied.clone());
-            raw = Arc::new(applied);
-            self.tell(&reference(&*raw), &old.conditions, &new.conditions).await;
-        }
         for (block, seen) in &plan.blocks {
             match self.writer.delete::<IPBlock>(block, seen).await {
                 Ok(()) | Err(WriteError::Missing(_)) => {
@@ -91,8 +85,14 @@ impl Work {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(held) = self.hold(&*raw, plan.in_use).await? {
+        if let Some(held) = self.hold(&*plan.raw, plan.in_use).await? {
             index::learn_subnet(&self.shared, held);
+        }
+        if plan.raw.status.as_ref() != Some(new) {
+            let applied = self.apply::<Subnet, _>(name, "Subnet", new).await?;
+            let object = reference(&applied);
+            index::learn_subnet(&self.shared, applied);
+            self.tell(&object, &old.conditions, &new.conditions).await;
         }
         Ok(())
     }
