@@ -74,7 +74,7 @@ fn listed(world: &World, all: &[Arc<InstanceNews>]) -> (Vec<(Arc<InstanceDef>, u
         let Some(known) = world.ipam.instance(name) else { continue };
         match merged.get_mut(name) {
             Some(entry) if *version > entry.1 && known.uid == entry.0.uid => {
-                *entry = (known.clone(), *version)
+                *entry = (known.clone(), *version);
             }
             Some(_) => {}
             None if *version > newest => {

@@ -1,6 +1,6 @@
 //! Pods and namespaces: who needs addresses, and by which rules.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use braid_api::slim::{Namespace, Pod};
 use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
