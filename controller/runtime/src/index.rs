@@ -3,23 +3,23 @@
 //! One module per kind. An object that cannot be used is noted where its owner sees it and never keeps the
 //! others from being used.
 
+mod block;
+mod declared;
 mod instance;
-mod network;
 mod node;
 mod owner;
 mod pod;
-mod subnet;
 
 use std::sync::Arc;
 
-use braid_informer::{Informers, Selection, Undecodable};
+use braid_api::{Network, Subnet};
+use braid_informer::{Event, Informers, Selection, Undecodable};
 use kube::{Api, Client, ResourceExt};
 
 use crate::metrics::{Metrics, WatchLabel};
 use crate::world::Shared;
+pub(crate) use declared::{Declared, learn as learn_declared};
 pub(crate) use instance::{learn, unlearn};
-pub(crate) use network::learn as learn_network;
-pub(crate) use subnet::learn as learn_subnet;
 
 /// What a handler of any kind needs.
 #[derive(Debug, Clone)]
@@ -45,12 +45,15 @@ pub(crate) fn watch(
     let index = Index { shared: shared.clone(), metrics: metrics.clone() };
     let all = Selection::default;
     let i = index.clone();
-    informers.watch("networks", Api::all(client.clone()), all(), move |event| network::handle(&i, event));
+    informers.watch(Network::WATCH, Api::all(client.clone()), all(), move |event: Event<Network>| {
+        declared::handle(&i, event);
+    });
     let i = index.clone();
-    informers.watch("subnets", Api::all(client.clone()), all(), move |event| subnet::handle(&i, event));
+    informers.watch(Subnet::WATCH, Api::all(client.clone()), all(), move |event: Event<Subnet>| {
+        declared::handle(&i, event);
+    });
     let i = index.clone();
-    informers
-        .watch("ipblocks", Api::all(client.clone()), all(), move |event| subnet::handle_blocks(&i, event));
+    informers.watch("ipblocks", Api::all(client.clone()), all(), move |event| block::handle(&i, event));
     let i = index.clone();
     informers.watch_mapped(
         "ipinstances",

@@ -13,6 +13,7 @@ use braid_controller_core::status::{self as core, api_count};
 use braid_types::Family;
 use braid_types::well_known::FINALIZER;
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::ClusterResourceScope;
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::json;
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 
 use super::Work;
 use crate::events::reference;
-use crate::index;
+use crate::index::{self, Declared};
 use crate::queue::Outcome;
 use crate::world::{StatusKey, World};
 use crate::write::{Seen, WriteError, Written};
@@ -28,9 +29,28 @@ use crate::write::{Seen, WriteError, Written};
 /// How soon an object is looked at again that changed under our hands.
 const CHANGED: Duration = Duration::from_millis(500);
 
+/// A status with conditions.
+trait Conditions {
+    fn conditions(&self) -> &[Condition];
+}
+
+impl Conditions for NetworkStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
+impl Conditions for SubnetStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
 /// What is to be written about one object.
 struct Plan<K, S> {
     raw: Arc<K>,
+    /// What its status says now.
+    old: Option<S>,
     status: S,
     /// Whether somebody depends on the object.
     in_use: bool,
@@ -42,8 +62,14 @@ impl Work {
     /// Brings one status and its finalizer up to date.
     pub(super) async fn status(self: Arc<Self>, key: StatusKey) -> Outcome {
         let result = match &key {
-            StatusKey::Network(name) => self.network(name).await,
-            StatusKey::Subnet(name) => self.subnet(name).await,
+            StatusKey::Network(name) => {
+                let plan = plan_network(&self.shared.world(), name);
+                self.bring_up_to_date(name, plan).await
+            }
+            StatusKey::Subnet(name) => {
+                let plan = plan_subnet(&self.shared.world(), name);
+                self.bring_up_to_date(name, plan).await
+            }
         };
         match result {
             Ok(()) | Err(WriteError::Missing(_) | WriteError::NotLeading(_)) => Outcome::Done,
@@ -55,29 +81,13 @@ impl Work {
         }
     }
 
-    async fn network(&self, name: &str) -> Result<(), WriteError> {
-        let plan = plan_network(&self.shared.world(), name);
-        let Some(plan) = plan else { return Ok(()) };
-        let (old, new) = (plan.raw.status.clone().unwrap_or_default(), &plan.status);
-        // Held before it is Ready: what may be used cannot go away unnoticed.
-        let held = self.hold(&*plan.raw, plan.in_use).await?;
-        if let Some(held) = held {
-            index::learn_network(&self.shared, held);
-        }
-        if plan.raw.status.as_ref() != Some(new) {
-            let applied = self.apply::<Network, _>(name, "Network", new).await?;
-            let object = reference(&applied);
-            index::learn_network(&self.shared, applied);
-            self.tell(&object, &old.conditions, &new.conditions).await;
-        }
-        Ok(())
-    }
-
-    async fn subnet(&self, name: &str) -> Result<(), WriteError> {
-        let plan = plan_subnet(&self.shared.world(), name);
-        let Some(plan) = plan else { return Ok(()) };
-        let (old, new) = (plan.raw.status.clone().unwrap_or_default(), &plan.status);
-        for (block, seen) in &plan.blocks {
+    async fn bring_up_to_date<K, S>(&self, name: &str, plan: Option<Plan<K, S>>) -> Result<(), WriteError>
+    where
+        K: Written + Declared + Resource<Scope = ClusterResourceScope>,
+        S: Serialize + PartialEq + Conditions,
+    {
+        let Some(Plan { raw, old, status, in_use, blocks }) = plan else { return Ok(()) };
+        for (block, seen) in &blocks {
             match self.writer.delete::<IPBlock>(block, seen).await {
                 Ok(()) | Err(WriteError::Missing(_)) => {
                     info!(block, subnet = name, "block goes with its Subnet");
@@ -85,23 +95,25 @@ impl Work {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(held) = self.hold(&*plan.raw, plan.in_use).await? {
-            index::learn_subnet(&self.shared, held);
+        // Held before it is Ready: what may be used cannot go away unnoticed.
+        if let Some(held) = self.hold(&*raw, in_use).await? {
+            index::learn_declared(&self.shared, held);
         }
-        if plan.raw.status.as_ref() != Some(new) {
-            let applied = self.apply::<Subnet, _>(name, "Subnet", new).await?;
+        if old.as_ref() != Some(&status) {
+            let applied = self.apply::<K, _>(name, &status).await?;
             let object = reference(&applied);
-            index::learn_subnet(&self.shared, applied);
-            self.tell(&object, &old.conditions, &new.conditions).await;
+            index::learn_declared(&self.shared, applied);
+            let before = old.as_ref().map(Conditions::conditions).unwrap_or_default();
+            self.tell(&object, before, status.conditions()).await;
         }
         Ok(())
     }
 
-    async fn apply<K, S: Serialize>(&self, name: &str, kind: &str, status: &S) -> Result<K, WriteError>
+    async fn apply<K, S: Serialize>(&self, name: &str, status: &S) -> Result<K, WriteError>
     where
-        K: Written + Resource<Scope = kube::core::ClusterResourceScope>,
+        K: Written + Resource<Scope = ClusterResourceScope>,
     {
-        let api_version = K::api_version(&());
+        let (api_version, kind) = (K::api_version(&()), K::kind(&()));
         let object = json!({
             "apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "status": status,
         });
@@ -111,7 +123,7 @@ impl Work {
     /// Sets our finalizer on an object that stays, and takes it off one that is to go and that nobody uses.
     async fn hold<K>(&self, raw: &K, in_use: bool) -> Result<Option<K>, WriteError>
     where
-        K: Written + Resource<Scope = kube::core::ClusterResourceScope>,
+        K: Written + Resource<Scope = ClusterResourceScope>,
     {
         let leaving = raw.meta().deletion_timestamp.is_some();
         let mut finalizers = raw.finalizers().to_vec();
@@ -158,14 +170,15 @@ impl Work {
 
 fn plan_network(world: &World, name: &str) -> Option<Plan<Network, NetworkStatus>> {
     let raw = world.networks.get(name)?.clone();
-    let old = raw.status.clone().unwrap_or_default();
+    let old = raw.status.clone();
+    let known = old.clone().unwrap_or_default();
     let class = Some(class_of(raw.spec.kind));
     let Some(wanted) = world.ipam.network_status(name) else {
         let conditions =
-            conditions(&old.conditions, invalid(world, &StatusKey::Network(name.to_owned())), &*raw);
+            conditions(&known.conditions, invalid(world, &StatusKey::Network(name.to_owned())), &*raw);
         let in_use = !world.ipam.subnets_of(name).is_empty();
         let status = NetworkStatus { conditions, class, ..NetworkStatus::default() };
-        return Some(Plan { raw, status, in_use, blocks: Vec::new() });
+        return Some(Plan { raw, old, status, in_use, blocks: Vec::new() });
     };
     let def = world.ipam.network(name)?;
     let ready_on = world
@@ -178,29 +191,31 @@ fn plan_network(world: &World, name: &str) -> Option<Plan<Network, NetworkStatus
     let has = |family| subnets.iter().any(|s| s.family() == family);
     let counts = |family| has(family).then(|| address_counts(wanted.usage.get(family)));
     let status = NetworkStatus {
-        conditions: conditions(&old.conditions, says(&wanted.ready), &*raw),
+        conditions: conditions(&known.conditions, says(&wanted.ready), &*raw),
         class,
         subnets: Some(count(wanted.subnets)),
         nodes: Some(NodeCounts { members: count(wanted.members), ready: count(ready_on) }),
         ipv4: counts(Family::V4),
         ipv6: counts(Family::V6),
     };
-    Some(Plan { raw, status, in_use: wanted.in_use, blocks: Vec::new() })
+    Some(Plan { raw, old, status, in_use: wanted.in_use, blocks: Vec::new() })
 }
 
 fn plan_subnet(world: &World, name: &str) -> Option<Plan<Subnet, SubnetStatus>> {
     let raw = world.subnets.get(name)?.clone();
-    let old = raw.status.clone().unwrap_or_default();
+    let old = raw.status.clone();
+    let known = old.clone().unwrap_or_default();
     let Some(wanted) = world.ipam.subnet_status(name, &world.ipam.routing_tables()) else {
         let conditions =
-            conditions(&old.conditions, invalid(world, &StatusKey::Subnet(name.to_owned())), &*raw);
-        let status = SubnetStatus { conditions, routing_table: old.routing_table, ..SubnetStatus::default() };
+            conditions(&known.conditions, invalid(world, &StatusKey::Subnet(name.to_owned())), &*raw);
+        let status =
+            SubnetStatus { conditions, routing_table: known.routing_table, ..SubnetStatus::default() };
         let in_use = world.ipam.subnet_in_use(name);
-        return Some(Plan { raw, status, in_use, blocks: Vec::new() });
+        return Some(Plan { raw, old, status, in_use, blocks: Vec::new() });
     };
     let Usage { total, used, reserved, cooling, available, .. } = wanted.usage;
     let status = SubnetStatus {
-        conditions: conditions(&old.conditions, says(&wanted.ready), &*raw),
+        conditions: conditions(&known.conditions, says(&wanted.ready), &*raw),
         total: Some(api_count(total)),
         used: Some(api_count(used)),
         reserved: Some(api_count(reserved)),
@@ -217,7 +232,7 @@ fn plan_subnet(world: &World, name: &str) -> Option<Plan<Subnet, SubnetStatus>> 
     };
     let blocks =
         if goes { world.ipam.blocks_of(name).filter_map(|b| seen(&b.name)).collect() } else { Vec::new() };
-    Some(Plan { raw, status, in_use: wanted.in_use, blocks })
+    Some(Plan { raw, old, status, in_use: wanted.in_use, blocks })
 }
 
 fn class_of(kind: NetworkType) -> NetworkClass {
