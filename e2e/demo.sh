@@ -114,8 +114,9 @@ pinger=$!
 agent_of() { kubectl -n braid-system get pods -l app.kubernetes.io/name=braid-node --field-selector "spec.nodeName=$1" -o json; }
 restarts() { agent_of "$1" | jq '[.items[].status.containerStatuses[].restartCount] | add'; }
 before=$(restarts "${nodes[2]}")
-# shellcheck disable=SC2016 # expanded on the node, in its own pid namespace
-on "${nodes[2]}" sh -c 'kill -9 $(pidof braid-node)'
+container=$(agent_of "${nodes[2]}" | jq -r '.items[0].status.containerStatuses[0].containerID | sub("^containerd://"; "")')
+agent_pid=$(on "${nodes[2]}" ctr -n k8s.io tasks list | awk -v id="$container" '$1 == id && $3 == "RUNNING" { print $2 }')
+on "${nodes[2]}" kill -9 "$agent_pid"
 wait "$pinger" || printf '  ping ended with an error\n'
 sed -n '/transmitted/p' "$pings" | sed 's/^/  /'
 if grep -q ' 0% packet loss' "$pings"; then

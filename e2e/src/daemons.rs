@@ -70,14 +70,29 @@ impl Stage {
         agents.into_iter().find(|agent| agent.node == node).with_context(|| format!("no agent on {node}"))
     }
 
-    /// Ends a program on a node with SIGKILL, as the kernel does when memory is short. The node's process namespace
-    /// holds nothing of other nodes.
+    /// The process of a program, in the process namespace of its node, as the container runtime has it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, daemon: &Daemon) -> Result<String> {
+        let tasks = self.sandbox().node_exec(&daemon.node, &["ctr", "-n", "k8s.io", "tasks", "list"])?;
+        let id = daemon.container.trim_start_matches("containerd://");
+        let running = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        running
+            .filter(|fields| fields.first() == Some(&id) && fields.get(2) == Some(&"RUNNING"))
+            .find_map(|fields| fields.get(1).map(|&pid| pid.to_owned()))
+            .with_context(|| format!("{} on {} does not run", daemon.pod, daemon.node))
+    }
+
+    /// Ends a program on a node with SIGKILL, as the kernel does when memory is short.
     ///
     /// # Errors
     /// When it does not run there.
     pub fn kill_daemon(&self, program: Program, node: &str) -> Result<()> {
-        let kill = format!("kill -9 $(pidof {})", program.name());
-        self.sandbox().node_exec(node, &["sh", "-c", &kill]).map(drop)
+        let daemons = self.daemons(program)?;
+        let here = daemons.iter().find(|daemon| daemon.node == node);
+        let pid = self.pid(here.with_context(|| format!("no {} on {node}", program.name()))?)?;
+        self.sandbox().node_exec(node, &["kill", "-9", &pid]).map(drop)
     }
 
     /// Waits until a node's agent is another process than `before` and ready.

@@ -105,13 +105,16 @@ fn an_agent_that_dies_in_the_middle_of_an_add() {
         for round in 0..2 {
             let before = stage.agent(&node)?;
             // The journal has an entry before the first step of an ADD; the agent dies as soon as one shows.
-            let trap = "known=$(ls /var/lib/braid/attachments | sort); \
-                until ls /var/lib/braid/attachments | sort | { grep -v '^[.]' || true; } | \
-                { grep -qvxF -e \"${known:-none}\"; }; do :; done; kill -9 $(pidof braid-node)";
+            let trap = format!(
+                "known=$(ls /var/lib/braid/attachments | sort); \
+                until ls /var/lib/braid/attachments | sort | {{ grep -v '^[.]' || true; }} | \
+                {{ grep -qvxF -e \"${{known:-none}}\"; }}; do :; done; kill -9 {}",
+                stage.pid(&before)?
+            );
             let names: Vec<String> = (0..3).map(|number| format!("pod-{round}-{number}")).collect();
             std::thread::scope(|scope| {
                 let killer =
-                    scope.spawn(|| stage.sandbox().node_exec(&node, &["timeout", "60", "sh", "-c", trap]));
+                    scope.spawn(|| stage.sandbox().node_exec(&node, &["timeout", "60", "sh", "-c", &trap]));
                 let plans: Vec<PodPlan> = names.iter().map(|name| PodPlan::new(name).on(&node)).collect();
                 stage.create(&plans)?;
                 killer.join().expect("the killer does not panic").map(drop).context("the agent was not hit")
