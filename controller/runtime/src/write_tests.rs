@@ -59,6 +59,31 @@ async fn nothing_is_written_without_the_lead() {
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
+/// Every verb that changes what the leader alone may change.
+#[tokio::test(start_paused = true)]
+async fn no_verb_is_written_without_the_lead() {
+    let (writer, _gate, asked) = server(vec![network(); 16]);
+    let object: Network = serde_json::from_value(network().1).unwrap();
+    let (patch, seen) = (json!({}), Seen { uid: "u".into(), version: "1".into() });
+    let steps = json_patch::Patch(Vec::new());
+    let ends = [
+        ("create", writer.create(&object).await.err()),
+        ("get", writer.get::<Network>("n").await.err()),
+        ("replace", writer.replace(&object).await.err()),
+        ("delete", writer.delete::<Network>("n", &seen).await.err()),
+        ("merge", writer.merge::<Network>("n", &patch).await.err()),
+        ("merge_status", writer.merge_status::<Network>("n", &patch).await.err()),
+        ("apply_status", writer.apply_status::<Network>("n", &patch).await.err()),
+        ("json_patch", writer.json_patch::<Network>("n", &steps).await.err()),
+        ("strategic_status", writer.strategic_status::<braid_api::slim::Pod>("ns", "n", &patch).await.err()),
+        ("exists", writer.exists("apps/v1", "StatefulSet", "ns", "n").await.err()),
+    ];
+    for (verb, end) in ends {
+        assert!(matches!(end, Some(WriteError::NotLeading(_))), "{verb}: {end:?}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_busy_server_is_asked_again() {
     let (writer, gate, asked) =
