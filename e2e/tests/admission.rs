@@ -111,7 +111,7 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
             }
             let silent = stage.script(&after, &braid_e2e::probe::ping_script(&pod.addresses, ""))?;
             ensure!(silent.trim().is_empty(), "no answer from {silent}");
-            Ok(())
+            stays_while_in_use(stage)
         })();
         stage.restore()?;
         outcome?;
@@ -124,4 +124,24 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
             Ok(refusal.ok().filter(|sentence| says(sentence, &["overlaps"]).is_ok()).map(drop))
         })
     });
+}
+
+/// A Subnet in use that somebody deletes while no webhook says no: it serves its pods to the end and goes after them.
+fn stays_while_in_use(stage: &Stage) -> Result<()> {
+    let plans = [0, 1].map(|n| PodPlan::new(&format!("user-{n}")).on(&stage.nodes()[n]).in_network("second"));
+    let users = stage.start(&plans)?;
+    stage.sandbox().kubectl(&["delete", "subnet", "second-0", "second-1", "--wait=false"])?;
+    let left = stage.sandbox().kubectl_json(&["get", "subnet", "second-0"])?;
+    ensure!(left["metadata"]["deletionTimestamp"].is_string(), "{left}");
+    stage.create(&[PodPlan::new("too-late").on(&stage.nodes()[0]).in_network("second")])?;
+    let told = stage.await_event("too-late", "SubnetNotReady")?;
+    ensure!(told.contains("second-0") && told.contains("deleted"), "{told}");
+    let silent = stage.script(&users[0], &braid_e2e::probe::ping_script(&users[1].addresses, ""))?;
+    ensure!(silent.trim().is_empty(), "no answer from {silent}");
+    stage.delete_pods(&["user-0", "user-1", "too-late"])?;
+    eventually("the Subnets to go after their last pod", PATIENCE, || {
+        let get = ["get", "subnet", "second-0", "second-1", "--ignore-not-found", "-o", "name"];
+        let left = stage.sandbox().kubectl(&get)?;
+        Ok(left.trim().is_empty().then_some(()))
+    })
 }
