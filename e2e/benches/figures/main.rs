@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 type Benchmark = (&'static str, fn() -> Result<report::Report>);
 
 /// In the order in which they run and stand in BENCHMARKS.md; those that need no cluster come first.
-const ALL: [Benchmark; 7] = [
+const ALL: [Benchmark; 8] = [
     ("pools", pools::run),
     ("resync", resync::run),
     ("cni-add", cni_add::run),
@@ -32,6 +32,7 @@ const ALL: [Benchmark; 7] = [
     ("grants", grants::run),
     ("memory", memory::run),
     ("pod-ready", pod_ready::run),
+    ("scale", memory::run_scale),
 ];
 
 fn main() -> Result<()> {
