@@ -235,15 +235,12 @@ impl Stage {
 
     fn remove_networks(&self) -> Result<()> {
         let selector = format!("{LABEL}={}", self.name);
-        // In use is in use until the cool-down of the last address has passed, so a refusal now is no failure.
+        // In use is in use until the last pod has given its address back, so a refusal now is no failure; afterwards the
+        // finalizer is waited for, until the cool-down has passed.
         for kind in ["subnets", "networks"] {
             eventually(&format!("removal of the test's {kind}"), PATIENCE, || {
-                let left = self.sandbox.kubectl(&["get", kind, "-l", &selector, "-o", "name"])?;
-                if left.trim().is_empty() {
-                    return Ok(Some(()));
-                }
-                self.sandbox.kubectl(&["delete", kind, "-l", &selector, "--wait=false"])?;
-                Ok(None)
+                let delete = ["delete", kind, "-l", &selector, "--wait=true", "--timeout=180s"];
+                self.sandbox.kubectl(&delete).map(Some)
             })?;
         }
         Ok(())
