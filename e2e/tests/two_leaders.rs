@@ -73,6 +73,7 @@ fn no_address_twice_and_none_leaked() {
         // Hardly more addresses than pods, so that both controllers always want the same ones.
         let wanted = ["10.67.0.0/25", "fd00:67::/121"];
         stage.overlay("contested", 67, &wanted, &Value::Null, &Value::Null)?;
+        stage.await_agreement().context("what earlier tests had is still cooling down")?;
         let mutiny = Mutiny::start(stage)?;
         let nodes = stage.nodes();
         let plans: Vec<PodPlan> = (0..PODS)

@@ -9,7 +9,7 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use super::choose::Chosen;
 use super::refusal::{Holder, owner_in_words};
-use super::{Choice, Ipam, PodRequest, Refusal};
+use super::{Choice, FamilyWish, Ipam, PodRequest, Refusal};
 use crate::release::PodSeen;
 
 impl Ipam {
@@ -52,14 +52,19 @@ impl Ipam {
     }
 
     /// The place of what is kept: it goes before what the namespace or the default say, and a pod that names no place
-    /// itself keeps its Network, Subnets and families.
+    /// itself keeps its Network, Subnets and families. An address that was declared on its own says nothing about the
+    /// other family.
     pub(super) fn place_of_kept(req: &PodRequest, kept: &[Arc<InstanceDef>]) -> Option<Choice> {
         let exclusive = req.owner.as_ref().is_some_and(OwnerRef::is_exclusive);
         let first = kept.first().filter(|_| exclusive && !req.choice.names_a_place())?;
-        let mut subnets: Vec<String> =
-            kept.iter().filter(|d| d.network == first.network).map(|d| d.subnet.clone()).collect();
+        let here = || kept.iter().filter(|d| d.network == first.network);
+        let mut subnets: Vec<String> = here().map(|d| d.subnet.clone()).collect();
         subnets.dedup();
-        Some(Choice { network: Some(first.network.clone()), subnets, ..Choice::default() })
+        let one_family = |d: &Arc<InstanceDef>| {
+            !d.set.is_empty() && d.set.iter().all(|a| Family::of(*a) == Family::of(d.name.address()))
+        };
+        let family = (!here().all(one_family)).then_some(FamilyWish::PreferDualStack);
+        Some(Choice { network: Some(first.network.clone()), subnets, family, ..Choice::default() })
     }
 
     /// The kept address of a family that fits to what was chosen.

@@ -188,11 +188,7 @@ fn what_a_person_declared_stays_with_its_owner() {
     ipam.upsert_instance(pin("10.0.0.99", numbered.clone()).into(), 0);
     let zero = owner("StatefulSet", Some("db-0"));
     // Nothing is kept by the pod itself, and no family is lost because only one was pinned.
-    let both = PodRequest {
-        choice: Choice { network: Some("overlay".into()), ..Choice::default() },
-        keep: None,
-        ..owned(2, "n1", zero)
-    };
+    let both = PodRequest { keep: None, ..owned(2, "n1", zero) };
     let made = give(&mut ipam, &restored, &both);
     assert_eq!((made.len(), made[0].name.to_string().as_str()), (2, "10.0.0.99"));
     assert_eq!((made[0].owner.as_ref(), made[1].owner.as_ref()), (Some(&numbered), None));
