@@ -222,7 +222,10 @@ impl Pool {
             return None;
         }
         let (lo, hi) = numbers(within).into_inner();
-        self.allowed.overlapping(lo..=hi).find_map(|r| {
+        // Free for anybody, or free and given out only by address: the lower of the two. Neither search walks over what
+        // is taken, except within what is given out only by address.
+        let free = self.first_in(lo..=hi);
+        let on_request = self.on_request.overlapping(lo..=hi).find_map(|r| {
             let (mut n, last) = (lo.max(*r.start()), hi.min(*r.end()));
             for taken in self.taken.range(self.family.addr(n)..=self.family.addr(last)) {
                 if Family::number(*taken.0) != n {
@@ -230,8 +233,9 @@ impl Pool {
                 }
                 n = n.checked_add(1)?;
             }
-            (n <= last).then(|| self.family.addr(n))
-        })
+            (n <= last).then_some(n)
+        });
+        free.into_iter().chain(on_request).min().map(|n| self.family.addr(n))
     }
 
     /// How many addresses of `within` may be given out at all.
