@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use braid_controller_core::admission::{Namespace, NewPod, Shape, Surge, Workload, admit};
 use braid_controller_core::ipam::Lists;
 use braid_controller_core::pool::{Mark, Pool};
 use braid_controller_core::{Choice, Config, Ipam, NodeFact, PodFact, PodRequest};
@@ -95,6 +96,44 @@ fn each(total: Duration, times: usize) -> String {
     format!("{:.2} µs", total.as_secs_f64() * 1e6 / times as f64)
 }
 
+/// Runs `decide` many times and prints the usual and the longest time of one run.
+fn decisions(what: &str, mut decide: impl FnMut()) {
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            decide();
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let at = |part: usize| each(times[ROUNDS * part / 1000], 1);
+    println!("admit {what:<45} p50 {}, p99 {}, p99.9 {}", at(500), at(990), at(999));
+}
+
+/// What the webhook decides under the lock, for pods and Deployments of every kind.
+fn admissions(ipam: &Ipam) {
+    let (nothing, labels) = (Choice::default(), std::collections::BTreeMap::new());
+    let namespace = Namespace { name: "shop", labels: Some(&labels), choice: &nothing };
+    let ips = |text: &str| Choice { ips: vec![text.parse().expect("a literal")], ..Choice::default() };
+    let cases = [
+        ("a pod that asks for nothing", Choice::default()),
+        ("a pod with an address that is taken", ips("10.0.0.9")),
+        ("a pod with a pool of 65,536 that are all taken", ips("10.0.1.0-10.1.0.255")),
+        ("a pod with the whole Subnet as its pool", ips("10.0.0.0/8")),
+        ("a pod with an address outside, refused", ips("192.0.2.1")),
+    ];
+    for (what, choice) in cases {
+        let pod = NewPod { namespace, name: "", choice: &choice, interface: "eth0", owner: None, node: None };
+        decisions(what, || drop(std::hint::black_box(admit(ipam, &pod))));
+    }
+    let annotations = [("braid.network/ips".to_owned(), "10.0.0.1-10.0.3.231".to_owned())].into();
+    let shape = Shape::Deployment { replicas: 1000, surge: Surge::default() };
+    let workload = Workload::read(shape, &annotations).expect("a literal");
+    decisions("a Deployment of 1,000, its pool too small", || {
+        assert!(std::hint::black_box(workload.check(ipam, namespace)).is_err());
+    });
+}
+
 /// Takes and frees at 99 % full, the free addresses spread as widely as they can be.
 fn at_99_percent(prefix: u8) {
     let mut pool = Pool::new(&subnet(&format!("10.0.0.0/{prefix}")));
@@ -154,6 +193,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
         ipam.finish(grant);
     }
     println!("grant one pod next to {count}                       {}", each(start.elapsed(), ROUNDS));
+    admissions(&ipam);
     let start = Instant::now();
     ipam.sweep_blocks(&restored, 0);
     println!("look at every block of {} addresses             {:?}", count + ROUNDS, start.elapsed());

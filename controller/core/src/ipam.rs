@@ -15,6 +15,7 @@ mod state;
 mod topic;
 mod vtep;
 
+pub(crate) use choose::Prospect;
 pub use plan::{Claim, Grant};
 pub use refusal::{Full, Holder, Refusal};
 pub use request::{Choice, FamilyWish, Keep, PodRequest, VtepRequest};

@@ -4,8 +4,10 @@
 //! argument, plans go out as data; the shell (`braid-controller`) carries them out and feeds back what it sees.
 //!
 //! Where to start: [`Ipam`] is fed with everything the watches deliver, [`Ipam::grant`] answers a pod that was
-//! bound to a node, [`Ipam::decide`] says what becomes of one address that was given out.
+//! bound to a node, [`Ipam::decide`] says what becomes of one address that was given out, [`admission`] judges pods
+//! and workloads before they exist.
 
+pub mod admission;
 pub mod block;
 pub mod gc;
 pub mod ipam;

@@ -1,6 +1,8 @@
 //! Which Network, which Subnets and which families a pod gets its addresses from.
 
-use braid_types::model::{NetworkDef, SubnetDef};
+use std::sync::Arc;
+
+use braid_types::model::{InstanceDef, NetworkDef, SubnetDef};
 use braid_types::{AddrRange, Family, Mac};
 
 use super::{Choice, FamilyWish, Ipam, PodRequest, Refusal};
@@ -24,27 +26,107 @@ pub(super) struct Chosen {
     pub(super) mac: Option<Mac>,
 }
 
+/// What would become of a pod that is not bound to a node yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prospect<'a> {
+    /// The Network that it would get addresses of.
+    pub(crate) network: &'a NetworkDef,
+    /// Whether that follows from what is kept for it.
+    pub(crate) kept: bool,
+    /// Why it would be refused now: the Network first, then family by family.
+    pub(crate) refusals: Vec<Refusal>,
+}
+
 /// The request in the form in which one level decided it.
 struct Wish<'a> {
     place: &'a Choice,
     family: Option<FamilyWish>,
 }
 
+impl<'a> Wish<'a> {
+    /// One level decides alone where the addresses come from; the families may be asked for on either level, as they
+    /// do not name a place.
+    fn of(req: &'a PodRequest, kept: Option<&'a Choice>, nothing: &'a Choice) -> Self {
+        let mut levels = kept.into_iter().chain([&req.choice, &req.namespace_choice]);
+        Self {
+            place: levels.find(|c| c.names_a_place()).unwrap_or(nothing),
+            family: req.choice.family.or(kept.map_or(req.namespace_choice.family, |k| k.family)),
+        }
+    }
+}
+
 impl Ipam {
-    /// Resolves what is kept for the pod, or the pod, its namespace or the default say. One level decides alone where the addresses come
-    /// from; the families may be asked for on either level, as they do not name a place.
+    /// Resolves what is kept for the pod, or the pod, its namespace or the default say.
     pub(super) fn choose(&self, req: &PodRequest, kept: Option<&Choice>) -> Result<Chosen, Refusal> {
         let nothing = Choice::default();
-        let levels = kept.into_iter().chain([&req.choice, &req.namespace_choice]);
-        let place = levels.into_iter().find(|c| c.names_a_place()).unwrap_or(&nothing);
-        let wish = Wish {
-            place,
-            family: req.choice.family.or(kept.map_or(req.namespace_choice.family, |k| k.family)),
-        };
-        let network = self.wanted_network(place)?;
+        let wish = Wish::of(req, kept, &nothing);
+        let network = self.wanted_network(wish.place)?;
         self.check_network(network, req)?;
+        self.check_member(network, &req.node)?;
         let sources = self.sources(network, &wish)?;
         Ok(Chosen { network: network.name.clone(), sources, mac: req.choice.mac })
+    }
+
+    /// Resolves the same for a pod that has no node yet, and says everything that [`Ipam::grant`] would refuse if it
+    /// were asked now. Nothing is marked. What an earlier pod of its name may still use counts as handed over.
+    ///
+    /// # Errors
+    /// When not even the Network can be told.
+    pub(crate) fn foresee(&self, req: &PodRequest) -> Result<Prospect<'_>, Refusal> {
+        let kept = self.to_be_kept(req);
+        let place = Self::place_of_kept(req, &kept);
+        let nothing = Choice::default();
+        let wish = Wish::of(req, place.as_ref(), &nothing);
+        let network = self.wanted_network(wish.place)?;
+        let mut refusals: Vec<Refusal> = self.check_network(network, req).err().into_iter().collect();
+        match self.sources(network, &wish) {
+            Ok(sources) => {
+                let chosen = Chosen { network: network.name.clone(), sources, mac: None };
+                refusals.extend(
+                    chosen.sources.iter().filter_map(|s| self.rehearse(req, &kept, &chosen, s).err()),
+                );
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+        Ok(Prospect { network, kept: place.is_some(), refusals })
+    }
+
+    fn rehearse(
+        &self,
+        req: &PodRequest,
+        kept: &[Arc<InstanceDef>],
+        chosen: &Chosen,
+        source: &Source,
+    ) -> Result<(), Refusal> {
+        // Where anything will do, a search is worth its time only when it fails.
+        let has_room =
+            || source.fixed.is_empty() && source.subnets.iter().any(|s| self.usage(s).available > 0);
+        if self.take_up(req, kept, chosen, source.family)?.is_some() || has_room() {
+            return Ok(());
+        }
+        self.pick(&chosen.network, source, &req.node).map(drop)
+    }
+
+    /// The Subnets of a Network that the addresses of a family can be of, those included that are only being checked
+    /// and may be given out of in a moment.
+    pub(crate) fn prospective_subnets(
+        &self,
+        network: &NetworkDef,
+        named: &[String],
+        family: Family,
+    ) -> Vec<&SubnetDef> {
+        let in_force = |s: &&SubnetDef| !s.deleting && self.standing().subnet(&s.name).is_none();
+        let mut all = self.subnets_of(&network.name);
+        all.retain(|s| s.family() == family && in_force(s));
+        if all.iter().any(|s| named.contains(&s.name)) {
+            all.retain(|s| named.contains(&s.name));
+        }
+        all
+    }
+
+    /// How many addresses of `range` the Subnet gives out at all, taken or not.
+    pub(crate) fn allowed_in(&self, subnet: &str, range: &AddrRange) -> u128 {
+        self.slots.get(subnet).map_or(0, |s| s.pool.allowed_in(range))
     }
 
     fn wanted_network(&self, place: &Choice) -> Result<&NetworkDef, Refusal> {
@@ -86,14 +168,14 @@ impl Ipam {
             .ok_or_else(|| Refusal::AddressOutside { range, network: "any Network".to_owned() })
     }
 
-    pub(super) fn check_network(&self, network: &NetworkDef, req: &PodRequest) -> Result<(), Refusal> {
+    fn check_network(&self, network: &NetworkDef, req: &PodRequest) -> Result<(), Refusal> {
         self.check_usable(network)?;
         let allowed = network.namespaces.as_ref().is_none_or(|s| s.matches(&req.namespace_labels));
         if !allowed {
             let namespace = req.pod.namespace.clone();
             return Err(Refusal::NamespaceNotAllowed { network: network.name.clone(), namespace });
         }
-        self.check_member(network, &req.node)
+        Ok(())
     }
 
     pub(super) fn check_usable(&self, network: &NetworkDef) -> Result<(), Refusal> {
@@ -112,7 +194,7 @@ impl Ipam {
         Err(Refusal::NetworkNotReady { network: name, why })
     }
 
-    pub(super) fn check_member(&self, network: &NetworkDef, node: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_member(&self, network: &NetworkDef, node: &str) -> Result<(), Refusal> {
         if !self.nodes.contains_key(node) {
             return Err(Refusal::NodeMissing { node: node.to_owned() });
         }

@@ -45,6 +45,24 @@ impl Ipam {
         Ok(kept)
     }
 
+    /// As [`Self::kept`], for a pod that is not there yet: what an earlier pod of its name may still use will be given up
+    /// for it.
+    pub(super) fn to_be_kept(&self, req: &PodRequest) -> Vec<Arc<InstanceDef>> {
+        let in_its_name = || {
+            let owner = req.owner.iter();
+            owner.flat_map(|owner| {
+                let fits = |d: &&Arc<InstanceDef>| {
+                    let pod = d.owner.as_ref().and_then(|o| o.pod.as_ref());
+                    (pod.is_none() || pod == owner.pod.as_ref())
+                        && !d.deleting
+                        && d.interface == req.interface
+                };
+                self.of_owner(owner).filter(fits).cloned()
+            })
+        };
+        self.kept(req).unwrap_or_else(|_| in_its_name().collect())
+    }
+
     /// Everything in the name of this owner, lowest address first.
     fn of_owner(&self, owner: &OwnerRef) -> impl Iterator<Item = &Arc<InstanceDef>> {
         let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());

@@ -1,7 +1,9 @@
 //! What a pod asks for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use braid_types::annotation::FamilyPolicy;
 use braid_types::model::{OwnerRef, PodRef};
 use braid_types::{AddrRange, Family, Mac};
 
@@ -14,6 +16,27 @@ pub enum FamilyWish {
     DualStack,
     /// Whatever the Network has.
     PreferDualStack,
+}
+
+impl From<FamilyPolicy> for FamilyWish {
+    fn from(policy: FamilyPolicy) -> Self {
+        match policy {
+            FamilyPolicy::Only(family) => Self::Only(family),
+            FamilyPolicy::DualStack => Self::DualStack,
+            FamilyPolicy::PreferDualStack => Self::PreferDualStack,
+        }
+    }
+}
+
+/// As the annotation has it.
+impl fmt::Display for FamilyWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only(family) => family.fmt(f),
+            Self::DualStack => f.write_str("DualStack"),
+            Self::PreferDualStack => f.write_str("PreferDualStack"),
+        }
+    }
 }
 
 /// What one level (pod, or namespace) says about the default interface: the parsed annotations.

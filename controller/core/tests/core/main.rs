@@ -1,5 +1,6 @@
 //! The controller's decisions as its shell sees them.
 
+mod admission;
 mod blocks;
 mod cluster;
 mod events;
