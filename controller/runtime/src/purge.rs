@@ -3,7 +3,9 @@
 
 use anyhow::Context;
 use braid_api::{IPBlock, IPInstance, Network, NodeNetwork, Subnet};
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -15,16 +17,15 @@ use crate::wire::client;
 /// Objects asked for per page: a large cluster does not have to fit into memory.
 const PAGE: u32 = 500;
 
-/// Removes the webhook configuration and then every object of Braid's kinds. Safe to repeat.
+/// Removes the webhook configurations and then every object of Braid's kinds. Safe to repeat.
 ///
 /// # Errors
 /// When the API server refuses a step; what was removed stays removed.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let client = client(args).await?;
-    // First: with no controller behind it, the webhook would refuse every deletion that follows.
-    let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
-    gone(webhooks.delete("braid", &DeleteParams::default()).await.map(|_| ()))
-        .context("deleting the webhook configuration `braid`")?;
+    // First: with no controller behind it, the webhook would refuse every deletion that follows, and hold up every pod.
+    forget::<ValidatingWebhookConfiguration>(&client).await?;
+    forget::<MutatingWebhookConfiguration>(&client).await?;
     // Users before what they use, so that an interrupted purge leaves nothing that refers to nothing.
     purge::<IPInstance>(&client).await?;
     purge::<IPBlock>(&client).await?;
@@ -32,6 +33,16 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     purge::<Network>(&client).await?;
     purge::<NodeNetwork>(&client).await?;
     Ok(())
+}
+
+/// Deletes the webhook configuration of this kind.
+async fn forget<K>(client: &Client) -> anyhow::Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    gone(api.delete("braid", &DeleteParams::default()).await.map(|_| ()))
+        .with_context(|| format!("deleting the {} `braid`", K::kind(&())))
 }
 
 async fn purge<K>(client: &Client) -> anyhow::Result<()>

@@ -109,6 +109,7 @@ written! {
     k8s_openapi::api::core::v1::Secret => "secrets",
     k8s_openapi::api::coordination::v1::Lease => "leases",
     k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration => "validatingwebhookconfigurations",
+    k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration => "mutatingwebhookconfigurations",
     kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Pod> => "pods",
     braid_api::slim::Pod => "pods",
 }

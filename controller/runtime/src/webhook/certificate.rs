@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, Zoned};
 use k8s_openapi::ByteString;
@@ -9,9 +10,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 
 const CA_DAYS: i64 = 3650;
@@ -86,16 +90,50 @@ impl Bundle {
         let good_for = |name, days: i64| {
             self.moment(name).is_some_and(|end| end > now + SignedDuration::from_hours(24 * days))
         };
-        if self.serving().is_err() || self.text(key::CA_KEY).is_err() || !good_for(key::CA_END, SERVING_DAYS)
-        {
+        if self.text(key::CA_KEY).is_err() || !good_for(key::CA_END, SERVING_DAYS) {
             return Self::make(hosts, now, Some(self)).map(Some);
         }
-        if good_for(key::END, SERVING_DAYS / 3) {
+        let is_trusted = self.ca().is_some_and(|ca| self.is_trusted_by(ca, hosts, now));
+        if is_trusted && good_for(key::END, SERVING_DAYS / 3) {
             return Ok(None);
         }
         let mut bundle = self.clone();
-        bundle.serve(hosts, now)?;
-        Ok(Some(bundle))
+        match bundle.serve(hosts, now) {
+            Ok(()) => Ok(Some(bundle)),
+            // The CA and its key do not fit together.
+            Err(_) => Self::make(hosts, now, Some(self)).map(Some),
+        }
+    }
+
+    /// Whether a client that trusts the certificates in `ca` accepts what this bundle serves at `now`, by whichever of
+    /// the names it calls.
+    pub(crate) fn is_trusted_by(&self, ca: &ByteString, hosts: &[String], now: Timestamp) -> bool {
+        let Ok(serving) = self.serving() else { return false };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&ca.0).filter_map(Result::ok));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        // There is no verifier without a root.
+        let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()
+        else {
+            return false;
+        };
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+        let accepts = |host: &String| {
+            let Ok(name) = ServerName::try_from(host.as_str()) else { return false };
+            let (first, rest) = (&serving.cert[0], &serving.cert[1..]);
+            verifier.verify_server_cert(first, rest, &name, &[], now).is_ok()
+        };
+        hosts.iter().all(accepts)
+    }
+
+    /// What clients have to trust while some are served by this bundle and some still by `other`.
+    pub(crate) fn ca_beside(&self, other: Option<&Self>) -> Option<ByteString> {
+        let mut ca = self.ca()?.clone();
+        let other = other.and_then(|o| o.text(key::CA).ok()).and_then(first_certificate);
+        if let Some(other) = other.filter(|pem| !String::from_utf8_lossy(&ca.0).contains(pem.trim())) {
+            ca.0.extend(other.bytes());
+        }
+        Some(ca)
     }
 
     fn serve(&mut self, hosts: &[String], now: Timestamp) -> Result<(), CertificateError> {
@@ -236,23 +274,40 @@ mod tests {
 
     #[test]
     fn a_client_that_trusts_the_ca_accepts_the_certificate() {
-        use rustls::client::danger::ServerCertVerifier;
         let bundle = Bundle::make(&hosts(), start(), None).unwrap();
-        let mut roots = rustls::RootCertStore::empty();
-        for ca in CertificateDer::pem_slice_iter(&bundle.ca().unwrap().0) {
-            roots.add(ca.unwrap()).unwrap();
+        let ca = bundle.ca().unwrap();
+        assert!(bundle.is_trusted_by(ca, &hosts(), later(1)));
+        assert!(!bundle.is_trusted_by(ca, &["other.braid-system.svc".to_owned()], later(1)));
+        assert!(!bundle.is_trusted_by(ca, &hosts(), later(366)), "it has ended");
+        assert!(!bundle.is_trusted_by(&ByteString(Vec::new()), &hosts(), later(1)));
+        assert!(!bundle.is_trusted_by(&ByteString(b"no certificate".to_vec()), &hosts(), later(1)));
+    }
+
+    #[test]
+    fn a_certificate_that_the_ca_did_not_sign_is_replaced() {
+        let (good, other) =
+            (Bundle::make(&hosts(), start(), None).unwrap(), Bundle::make(&hosts(), start(), None).unwrap());
+        let mut swapped = good.clone();
+        for part in [key::CERT, key::KEY] {
+            swapped.0.insert(part.into(), other.data()[part].clone());
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .unwrap();
-        let serving = bundle.serving().unwrap();
-        let name = "braid-webhook.braid-system.svc".try_into().unwrap();
-        let now = rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-            later(1).as_second().unsigned_abs(),
-        ));
-        verifier.verify_server_cert(&serving.cert[0], &[], &name, &[], now).unwrap();
-        let wrong = "other.braid-system.svc".try_into().unwrap();
-        assert!(verifier.verify_server_cert(&serving.cert[0], &[], &wrong, &[], now).is_err());
+        let healed = swapped.renewed(&hosts(), later(1)).unwrap().expect("another CA's");
+        assert_eq!(healed.ca(), good.ca());
+        assert!(healed.is_trusted_by(good.ca().unwrap(), &hosts(), later(1)));
+    }
+
+    #[test]
+    fn while_certificates_change_both_are_trusted() {
+        let old = Bundle::make(&hosts(), start(), None).unwrap();
+        let new = Bundle::make(&hosts(), start(), None).unwrap();
+        let both = new.ca_beside(Some(&old)).unwrap();
+        for bundle in [&old, &new] {
+            assert!(bundle.is_trusted_by(&both, &hosts(), later(1)));
+        }
+        assert_eq!(new.ca_beside(Some(&new)).as_ref(), new.ca());
+        // Made after the old one, it names the old CA itself.
+        let next = Bundle::make(&hosts(), start(), Some(&old)).unwrap();
+        assert_eq!(next.ca_beside(Some(&old)).as_ref(), next.ca());
+        assert!(old.is_trusted_by(next.ca().unwrap(), &hosts(), later(1)));
     }
 }

@@ -1,4 +1,7 @@
-//! Keeps the webhook's certificate in its Secret and its CA in the webhook configuration.
+//! Keeps the webhook's certificate in its Secret and its CA in both webhook configurations.
+//!
+//! A new certificate is served when the API server has been told to trust it, and not before: until then each replica
+//! goes on with the one that it has, also while the Secret is gone or holds nonsense. No call to the webhook fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +10,14 @@ use arc_swap::ArcSwapOption;
 use braid_informer::{Event, Informers, Selection};
 use jiff::Timestamp;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
-use kube::{Api, Client};
+use kube::core::ClusterResourceScope;
+use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -18,18 +25,39 @@ use tracing::{info, warn};
 use super::certificate::{Bundle, CertificateError};
 use super::tls::CurrentCertificate;
 use crate::gate::Gate;
-use crate::write::{WriteError, Writer};
+use crate::write::{WriteError, Writer, Written};
 
 /// Name of the Secret with the certificates.
 const SECRET: &str = "braid-webhook-tls";
 /// Name of the Service in front of the webhook.
 const SERVICE: &str = "braid-webhook";
-/// Name of the webhook configuration.
+/// Name of both webhook configurations.
 const CONFIGURATION: &str = "braid";
 /// How often the ends of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(600);
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
+/// From the moment a configuration was seen to trust a certificate until it is served: API servers watch the
+/// configurations too, and may hear of it a little later.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// A kind of webhook configuration. The two kinds differ in little but their names.
+trait Configuration: Written + Resource<Scope = ClusterResourceScope> + 'static {
+    /// Name of each webhook and how it is called, in order.
+    fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|w| (w.name.as_str(), &w.client_config))
+    }
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|w| (w.name.as_str(), &w.client_config))
+    }
+}
 
 /// Why certificates are not as they should be.
 #[derive(Debug, thiserror::Error)]
@@ -42,24 +70,45 @@ enum KeepError {
     Write(#[from] WriteError),
 }
 
-/// What the watches have seen.
+/// What the watches have seen, and what is served.
 #[derive(Debug, Default)]
 struct Seen {
     secret: ArcSwapOption<Secret>,
-    configuration: ArcSwapOption<ValidatingWebhookConfiguration>,
+    validating: ArcSwapOption<ValidatingWebhookConfiguration>,
+    mutating: ArcSwapOption<MutatingWebhookConfiguration>,
+    /// Where the certificate comes from that is served now.
+    served: ArcSwapOption<Bundle>,
     changed: Notify,
+}
+
+impl Seen {
+    /// Serves the bundle's certificate from now on.
+    fn serve(&self, bundle: Bundle, certificate: &CurrentCertificate) -> Result<(), CertificateError> {
+        certificate.set(bundle.serving()?);
+        self.served.store(Some(Arc::new(bundle)));
+        Ok(())
+    }
+
+    /// What each webhook is told to trust.
+    fn authorities(&self) -> Vec<Option<ByteString>> {
+        let (validating, mutating) = (self.validating.load(), self.mutating.load());
+        let validating = validating.as_deref().into_iter().flat_map(Configuration::clients);
+        let mutating = mutating.as_deref().into_iter().flat_map(Configuration::clients);
+        validating.chain(mutating).map(|(_, client)| client.ca_bundle.clone()).collect()
+    }
 }
 
 /// Keeps certificates. Every replica reads them; the first one makes them, the leader renews them.
 pub(crate) struct Keeper {
     seen: Arc<Seen>,
+    certificate: CurrentCertificate,
     writer: Writer,
     gate: Gate,
     namespace: String,
 }
 
 impl Keeper {
-    /// Starts the two watches. `certificate` is served from the moment the Secret is there.
+    /// Starts the watches. `certificate` is served from the moment the Secret is there.
     pub(crate) fn new(
         informers: &mut Informers,
         client: &Client,
@@ -70,31 +119,21 @@ impl Keeper {
     ) -> Self {
         let seen = Arc::new(Seen::default());
         let (into, api) = (seen.clone(), Api::namespaced(client.clone(), namespace));
-        let only = |name| Selection::fields(format!("metadata.name={name}"));
+        let first = certificate.clone();
         informers.watch("secrets", api, only(SECRET), move |event: Event<Secret>| {
-            let secret = match event {
-                Event::Reset(all) => all.first().cloned(),
-                Event::Applied(secret) => Some(secret),
-                Event::Deleted(_) | Event::Undecodable(_) => None,
-            };
-            match secret.as_ref().map(|s| Bundle::from_secret(s.data.clone()).serving()) {
-                Some(Ok(serving)) => certificate.set(serving),
-                Some(Err(error)) => warn!(%error, secret = SECRET, "certificate not usable"),
-                None => {}
+            let secret = latest(event);
+            // The first certificate is better than none; each further one has to be trusted first.
+            if let Some(secret) = secret.as_ref().filter(|_| !first.is_set())
+                && let Err(error) = into.serve(Bundle::from_secret(secret.data.clone()), &first)
+            {
+                warn!(%error, secret = SECRET, "certificate not usable");
             }
             into.secret.store(secret);
             into.changed.notify_one();
         });
-        let (into, api) = (seen.clone(), Api::all(client.clone()));
-        informers.watch("validatingwebhookconfigurations", api, only(CONFIGURATION), move |event| {
-            into.configuration.store(match event {
-                Event::Reset(all) => all.first().cloned(),
-                Event::Applied(configuration) => Some(configuration),
-                Event::Deleted(_) | Event::Undecodable(_) => None,
-            });
-            into.changed.notify_one();
-        });
-        Self { seen, writer, gate, namespace: namespace.to_owned() }
+        watch(informers, client, &seen, |seen| &seen.validating);
+        watch(informers, client, &seen, |seen| &seen.mutating);
+        Self { seen, certificate, writer, gate, namespace: namespace.to_owned() }
     }
 
     /// Keeps them for ever. To be started when the watches are in sync: before that, a Secret that was not seen
@@ -124,44 +163,104 @@ impl Keeper {
     async fn keep(&self) -> Result<(), KeepError> {
         let hosts = hosts(&self.namespace);
         let now = Timestamp::now();
-        let Some(secret) = self.seen.secret.load_full() else {
-            let bundle = Bundle::make(&hosts, now, None)?;
-            return match self.writer.create_in(&self.namespace, &secret_of(&self.namespace, &bundle)).await {
-                Ok(_) => {
-                    info!(secret = SECRET, "made certificates for the webhook");
-                    Ok(())
-                }
-                // Another replica was first; the watch brings its Secret.
-                Err(WriteError::Exists(_)) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
-        };
+        let Some(secret) = self.seen.secret.load_full() else { return self.make(&hosts, now).await };
+        let bundle = Bundle::from_secret(secret.data.clone());
+        self.switch(&bundle, &hosts, now).await?;
         if self.gate.fence().is_none() {
             return Ok(());
         }
-        let bundle = Bundle::from_secret(secret.data.clone());
         if let Some(renewed) = bundle.renewed(&hosts, now)? {
-            let mut object = Secret::clone(&secret);
-            object.data = Some(renewed.data().clone());
-            object.metadata.managed_fields = None;
-            match self.writer.replace_in(&self.namespace, &object).await {
-                Ok(_) | Err(WriteError::Conflict(_)) => {
-                    info!(secret = SECRET, "renewed the webhook's certificates");
-                }
-                Err(error) => return Err(error.into()),
-            }
             // The CA follows when the watch has brought the new Secret.
-            return Ok(());
+            return self.replace(&secret, &renewed).await;
         }
-        let (Some(configuration), Some(ca)) = (self.seen.configuration.load_full(), bundle.ca()) else {
-            return Ok(());
-        };
-        if let Some(patch) = patch_for(&configuration, &json!(ca)) {
-            self.writer.json_patch::<ValidatingWebhookConfiguration>(CONFIGURATION, &patch).await?;
-            info!(configuration = CONFIGURATION, "the API server knows the webhook's CA");
+        let served = self.seen.served.load_full();
+        let Some(ca) = bundle.ca_beside(served.as_deref()).map(|ca| json!(ca)) else { return Ok(()) };
+        // One that cannot be written does not keep the other from being right.
+        let validating = self.teach(&self.seen.validating, &ca).await;
+        let mutating = self.teach(&self.seen.mutating, &ca).await;
+        validating.and(mutating)
+    }
+
+    /// Makes the Secret anew. What is served now goes on to be trusted.
+    async fn make(&self, hosts: &[String], now: Timestamp) -> Result<(), KeepError> {
+        let bundle = Bundle::make(hosts, now, self.seen.served.load().as_deref())?;
+        match self.writer.create_in(&self.namespace, &secret_of(&self.namespace, &bundle)).await {
+            Ok(_) => info!(secret = SECRET, "made certificates for the webhook"),
+            // Another replica was first; the watch brings its Secret.
+            Err(WriteError::Exists(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
+
+    async fn replace(&self, secret: &Secret, renewed: &Bundle) -> Result<(), KeepError> {
+        let mut object = secret.clone();
+        object.data = Some(renewed.data().clone());
+        object.metadata.managed_fields = None;
+        match self.writer.replace_in(&self.namespace, &object).await {
+            Ok(_) | Err(WriteError::Conflict(_)) => {
+                info!(secret = SECRET, "renewed the webhook's certificates");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Serves the Secret's certificate once every webhook is told to trust it.
+    async fn switch(&self, bundle: &Bundle, hosts: &[String], now: Timestamp) -> Result<(), KeepError> {
+        if self.seen.served.load().as_deref() == Some(bundle) {
+            return Ok(());
+        }
+        let trusts =
+            |ca: &Option<ByteString>| ca.as_ref().is_some_and(|ca| bundle.is_trusted_by(ca, hosts, now));
+        if !self.seen.authorities().iter().all(trusts) {
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE).await;
+        self.seen.serve(bundle.clone(), &self.certificate)?;
+        info!(secret = SECRET, "serving another certificate from now on");
+        Ok(())
+    }
+
+    /// Tells the API server by one configuration what to trust.
+    async fn teach<C: Configuration>(&self, seen: &ArcSwapOption<C>, ca: &Value) -> Result<(), KeepError> {
+        let Some(configuration) = seen.load_full() else { return Ok(()) };
+        if let Some(patch) = patch_for(&*configuration, ca) {
+            self.writer.json_patch::<C>(CONFIGURATION, &patch).await?;
+            info!(
+                resource = C::RESOURCE,
+                configuration = CONFIGURATION,
+                "the API server knows the webhook's CA"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn only(name: &str) -> Selection {
+    Selection::fields(format!("metadata.name={name}"))
+}
+
+/// The one object that a watch is about, as it is after the event.
+fn latest<K>(event: Event<K>) -> Option<Arc<K>> {
+    match event {
+        Event::Reset(all) => all.first().cloned(),
+        Event::Applied(object) => Some(object),
+        Event::Deleted(_) | Event::Undecodable(_) => None,
+    }
+}
+
+fn watch<C: Configuration>(
+    informers: &mut Informers,
+    client: &Client,
+    seen: &Arc<Seen>,
+    of: fn(&Seen) -> &ArcSwapOption<C>,
+) {
+    let (into, api) = (seen.clone(), Api::all(client.clone()));
+    informers.watch(C::RESOURCE, api, only(CONFIGURATION), move |event| {
+        of(&into).store(latest(event));
+        into.changed.notify_one();
+    });
 }
 
 fn hosts(namespace: &str) -> Vec<String> {
@@ -183,23 +282,21 @@ fn secret_of(namespace: &str, bundle: &Bundle) -> Secret {
 
 /// Sets the CA where it is missing or another one. Each step tests the name first, so that a list that was
 /// reordered meanwhile is left alone.
-fn patch_for(configuration: &ValidatingWebhookConfiguration, ca: &Value) -> Option<Patch> {
-    let wrong = |c: &k8s_openapi::api::admissionregistration::v1::WebhookClientConfig| {
-        c.ca_bundle.as_ref().map(|b| json!(b)).as_ref() != Some(ca)
-    };
-    let webhooks = configuration.webhooks.as_deref().unwrap_or_default();
-    let steps: Vec<PatchOperation> = webhooks
-        .iter()
+fn patch_for<C: Configuration>(configuration: &C, ca: &Value) -> Option<Patch> {
+    let wrong =
+        |client: &WebhookClientConfig| client.ca_bundle.as_ref().map(|b| json!(b)).as_ref() != Some(ca);
+    let steps: Vec<PatchOperation> = configuration
+        .clients()
         .enumerate()
-        .filter(|(_, webhook)| wrong(&webhook.client_config))
-        .flat_map(|(i, webhook)| {
+        .filter(|(_, (_, client))| wrong(client))
+        .flat_map(|(i, (name, _))| {
             let path = |end: &str| {
                 let i = i.to_string();
                 let tokens = ["webhooks", &i].into_iter().chain(end.split('/'));
                 json_patch::jsonptr::PointerBuf::from_tokens(tokens)
             };
             [
-                PatchOperation::Test(TestOperation { path: path("name"), value: json!(webhook.name) }),
+                PatchOperation::Test(TestOperation { path: path("name"), value: json!(name) }),
                 PatchOperation::Add(AddOperation { path: path("clientConfig/caBundle"), value: ca.clone() }),
             ]
         })
@@ -211,7 +308,7 @@ fn patch_for(configuration: &ValidatingWebhookConfiguration, ca: &Value) -> Opti
 mod tests {
     use super::*;
 
-    fn configuration(bundles: &[Option<&str>]) -> ValidatingWebhookConfiguration {
+    fn configuration<C: Configuration>(bundles: &[Option<&str>]) -> C {
         let webhooks: Vec<Value> = bundles
             .iter()
             .enumerate()
@@ -225,15 +322,30 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "braid"}, "webhooks": webhooks})).unwrap()
     }
 
-    #[test]
-    fn only_what_is_wrong_is_patched() {
-        assert_eq!(patch_for(&configuration(&[Some("Q0E=")]), &json!("Q0E=")), None);
-        let before = configuration(&[Some("Q0E="), None, Some("b2xk")]);
+    fn only_what_is_wrong<C: Configuration + serde::Serialize>() {
+        assert_eq!(patch_for(&configuration::<C>(&[Some("Q0E=")]), &json!("Q0E=")), None);
+        let before: C = configuration(&[Some("Q0E="), None, Some("b2xk")]);
         let patch = patch_for(&before, &json!("Q0E=")).unwrap();
         assert_eq!(patch.0.len(), 4);
         let mut raw = serde_json::to_value(&before).unwrap();
         json_patch::patch(&mut raw, &patch).unwrap();
-        let after: ValidatingWebhookConfiguration = serde_json::from_value(raw).unwrap();
+        let after: C = serde_json::from_value(raw).unwrap();
         assert_eq!(patch_for(&after, &json!("Q0E=")), None);
+    }
+
+    #[test]
+    fn only_what_is_wrong_is_patched() {
+        only_what_is_wrong::<ValidatingWebhookConfiguration>();
+        only_what_is_wrong::<MutatingWebhookConfiguration>();
+    }
+
+    #[test]
+    fn every_webhook_has_to_trust_a_certificate() {
+        let seen = Seen::default();
+        assert_eq!(seen.authorities(), [], "nobody calls");
+        seen.validating.store(Some(Arc::new(configuration(&[Some("Q0E="), None]))));
+        seen.mutating.store(Some(Arc::new(configuration(&[Some("Q0E=")]))));
+        let ca = Some(ByteString(b"CA".to_vec()));
+        assert_eq!(seen.authorities(), [ca.clone(), None, ca]);
     }
 }
