@@ -20,6 +20,8 @@ use crate::metrics::{Metrics, WatchLabel};
 use crate::world::Shared;
 pub(crate) use declared::{Declared, learn as learn_declared};
 pub(crate) use instance::{learn, unlearn};
+pub(crate) use owner::of as owner_of;
+pub(crate) use pod::choice_of;
 
 /// What a handler of any kind needs.
 #[derive(Debug, Clone)]

@@ -89,6 +89,8 @@ pub(crate) struct Metrics {
     pub(crate) waiting: Gauge,
     /// Requests to the webhook by answer.
     pub(crate) admissions: Family<ReasonLabel, Counter>,
+    /// How long the webhook takes to decide.
+    pub(crate) admission_seconds: Histogram,
 }
 
 impl Metrics {
@@ -112,6 +114,7 @@ impl Metrics {
             undecodable: Family::default(),
             waiting: Gauge::default(),
             admissions: Family::default(),
+            admission_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
         };
         metrics.register();
         metrics
@@ -144,6 +147,11 @@ impl Metrics {
         r.register("undecodable", "Objects that are not understood", self.undecodable.clone());
         r.register("refused_pods", "Pods that were refused and wait", self.waiting.clone());
         r.register("admissions", "Webhook requests by answer", self.admissions.clone());
+        r.register(
+            "admission_seconds",
+            "Seconds that the webhook takes to decide, from the decoded request on",
+            self.admission_seconds.clone(),
+        );
     }
 
     /// The text format of OpenMetrics 1.0.

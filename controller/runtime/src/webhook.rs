@@ -1,10 +1,15 @@
-//! The validating webhook: what only several objects together can show, asked of the state in memory.
+//! The webhooks, answered from the state in memory: what only several objects together can show, and pods and
+//! workloads that would get no address.
 
+mod affinity;
 mod certificate;
 pub(crate) mod keeper;
+mod pods;
 pub(crate) mod tls;
+mod workloads;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -12,18 +17,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use braid_api::{IPBlock, IPInstance, Network, Subnet};
+use braid_controller_core::Choice;
+use braid_controller_core::admission::Namespace;
 use braid_controller_core::verdict::{Change, verdict};
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, SubnetDef};
+use json_patch::Patch;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use serde::de::DeserializeOwned;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use crate::metrics::{Metrics, ReasonLabel};
-use crate::world::Shared;
+use crate::world::{Shared, World};
 
 /// Largest request: an object is at most 1.5 MB in etcd, and an update carries two.
 const LARGEST: usize = 4 << 20;
+
+/// What is said to something that may come in.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Allowed {
+    /// What is changed about it.
+    patch: Patch,
+    /// Sentences that kubectl shows.
+    warnings: Vec<String>,
+}
 
 /// What the webhook decides with.
 #[derive(Debug, Clone)]
@@ -45,6 +62,7 @@ impl Webhook {
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/validate", post(validate))
+            .route("/mutate-pods", post(mutate_pods))
             .layer(DefaultBodyLimit::max(LARGEST))
             .with_state(self)
     }
@@ -70,6 +88,7 @@ impl Webhook {
                 let (old, new) = parsed::<IPBlock, BlockDef>(request)?;
                 self.ask(Change::Block { old: old.as_ref(), new: new.as_ref() })
             }
+            "deployments" | "statefulsets" => workloads::decide(&self.shared, request),
             _ => Ok(()),
         }
     }
@@ -100,10 +119,38 @@ where
     Ok((old, new))
 }
 
+/// What is known of a namespace, for a pod that says `pod` itself.
+fn namespace<'a>(
+    world: &'a World,
+    name: &'a str,
+    pod: &Choice,
+    nothing: &'a Choice,
+) -> Result<Namespace<'a>, String> {
+    let entry = world.namespaces.get(name);
+    let choice = entry.map(|e| e.choice_beside(name, pod)).transpose()?.flatten();
+    Ok(Namespace { name, labels: entry.map(|e| &e.labels), choice: choice.unwrap_or(nothing) })
+}
+
 async fn validate(
     State(webhook): State<Webhook>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
 ) -> Response {
+    answer(&webhook, review, |request| webhook.decide(request).map(|()| Allowed::default()))
+}
+
+async fn mutate_pods(
+    State(webhook): State<Webhook>,
+    Json(review): Json<AdmissionReview<DynamicObject>>,
+) -> Response {
+    answer(&webhook, review, |request| pods::decide(&webhook.shared, request))
+}
+
+fn answer(
+    webhook: &Webhook,
+    review: AdmissionReview<DynamicObject>,
+    decide: impl FnOnce(&AdmissionRequest<DynamicObject>) -> Result<Allowed, String>,
+) -> Response {
+    let start = Instant::now();
     let request: AdmissionRequest<DynamicObject> = match review.try_into() {
         Ok(request) => request,
         Err(error) => {
@@ -117,20 +164,38 @@ async fn validate(
         webhook.count("NotReady");
         return (StatusCode::SERVICE_UNAVAILABLE, "not in sync yet\n").into_response();
     }
-    let response = AdmissionResponse::from(&request);
-    let response = match webhook.decide(&request) {
-        Ok(()) => {
-            webhook.count("Allowed");
-            response
-        }
+    let response = respond(webhook, &request, decide(&request));
+    webhook.metrics.admission_seconds.observe(start.elapsed().as_secs_f64());
+    Json(response.into_review()).into_response()
+}
+
+fn respond(
+    webhook: &Webhook,
+    request: &AdmissionRequest<DynamicObject>,
+    decision: Result<Allowed, String>,
+) -> AdmissionResponse {
+    let response = AdmissionResponse::from(request);
+    let Allowed { patch, warnings } = match decision {
+        Ok(allowed) => allowed,
         Err(sentence) => {
             webhook.count("Refused");
-            let resource = &request.resource.resource;
-            info!(resource, name = request.name, operation = ?request.operation, sentence, "change refused");
-            response.deny(sentence)
+            let (resource, namespace) = (&request.resource.resource, request.namespace.as_deref());
+            info!(resource, namespace, name = request.name, operation = ?request.operation, sentence, "refused");
+            return response.deny(sentence);
         }
     };
-    Json(response.into_review()).into_response()
+    webhook.count("Allowed");
+    let mut response = if patch.0.is_empty() { response } else { patched(request, patch) };
+    response.warnings = Some(warnings).filter(|w| !w.is_empty());
+    response
+}
+
+fn patched(request: &AdmissionRequest<DynamicObject>, patch: Patch) -> AdmissionResponse {
+    AdmissionResponse::from(request).with_patch(patch).unwrap_or_else(|error| {
+        // It comes in as it is, and the controller resolves it the same way later.
+        error!(%error, "a patch cannot be written as JSON");
+        AdmissionResponse::from(request)
+    })
 }
 
 #[cfg(test)]

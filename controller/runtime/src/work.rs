@@ -17,6 +17,7 @@ use braid_controller_core::gc::Finding;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+pub(crate) use grant::DEFAULT_INTERFACE;
 use surplus::Crowded;
 
 use crate::events::Events;

@@ -53,6 +53,21 @@ pub(crate) struct NamespaceEntry {
     pub(crate) choice: Result<Choice, String>,
 }
 
+impl NamespaceEntry {
+    /// What the namespace `name` adds to what a pod says; `None` = nothing that counts.
+    ///
+    /// # Errors
+    /// A sentence, when its annotations cannot be understood. A pod that says itself what it wants does not depend on
+    /// what its namespace says.
+    pub(crate) fn choice_beside(&self, name: &str, pod: &Choice) -> Result<Option<&Choice>, String> {
+        match &self.choice {
+            Ok(choice) => Ok(Some(choice)),
+            Err(_) if pod.names_a_place() => Ok(None),
+            Err(sentence) => Err(format!("namespace {name}: {sentence}")),
+        }
+    }
+}
+
 /// Refused pods by what may help them; who waits longest is asked first.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {

@@ -14,7 +14,7 @@ const KUBEVIRT: &str = "kubevirt.io/";
 
 /// Who a pod's addresses belong to across its re-creation: its set, its Deployment, its virtual machine, or the pod
 /// itself by its name.
-pub(super) fn of(pod: &Pod) -> OwnerRef {
+pub(crate) fn of(pod: &Pod) -> OwnerRef {
     let namespace = pod.namespace().unwrap_or_default();
     let Some(controller) = controller(pod) else {
         return OwnerRef {

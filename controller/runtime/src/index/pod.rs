@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use braid_api::slim::{Namespace, Pod};
 use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
 use braid_informer::Event;
-use braid_types::annotation::{ByOrdinal, FamilyPolicy, NetworkChoice};
+use braid_types::annotation::{ByOrdinal, NetworkChoice};
 use braid_types::model::PodRef;
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -47,7 +47,8 @@ pub(super) fn news(pod: &Pod) -> PodNews {
     PodNews { fact, entry }
 }
 
-fn choice_of(pod: &Pod) -> Result<Choice, String> {
+/// What the annotations of a pod say, or what is wrong with them.
+pub(crate) fn choice_of(pod: &Pod) -> Result<Choice, String> {
     let Some(annotations) = &pod.metadata.annotations else { return Ok(Choice::default()) };
     let asked = NetworkChoice::of_pod(annotations).map_err(|e| e.to_string())?;
     let ordinal = ordinal_of(pod);
@@ -67,7 +68,7 @@ fn choice_of(pod: &Pod) -> Result<Choice, String> {
             .copied(),
         network: asked.network,
         subnets: asked.subnets,
-        family: asked.family.map(wish),
+        family: asked.family.map(FamilyWish::from),
     })
 }
 
@@ -81,14 +82,6 @@ fn ordinal_of(pod: &Pod) -> Option<usize> {
     let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
     owners.iter().find(|o| owner::is_numbered(o) && o.controller == Some(true))?;
     pod.metadata.name.as_deref()?.rsplit_once('-')?.1.parse().ok()
-}
-
-fn wish(policy: FamilyPolicy) -> FamilyWish {
-    match policy {
-        FamilyPolicy::Only(family) => FamilyWish::Only(family),
-        FamilyPolicy::DualStack => FamilyWish::DualStack,
-        FamilyPolicy::PreferDualStack => FamilyWish::PreferDualStack,
-    }
 }
 
 pub(super) fn handle(index: &Index, event: Event<PodNews>) {
@@ -154,7 +147,7 @@ pub(super) fn namespace_news(raw: Namespace) -> (String, NamespaceEntry) {
         Ok(Choice {
             network: asked.network,
             subnets: asked.subnets,
-            family: asked.family.map(wish),
+            family: asked.family.map(FamilyWish::from),
             ..Choice::default()
         })
     });

@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use braid_controller_core::Config;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
+use crate::world::NamespaceEntry;
 
 fn webhook() -> Webhook {
     let shared = Shared::new(Config::default());
@@ -49,7 +52,11 @@ fn bound() -> Value {
 }
 
 async fn ask(webhook: Webhook, review: &Value) -> (StatusCode, Value) {
-    let request = axum::http::Request::post("/validate")
+    ask_at("/validate", webhook, review).await
+}
+
+async fn ask_at(path: &str, webhook: Webhook, review: &Value) -> (StatusCode, Value) {
+    let request = axum::http::Request::post(path)
         .header("content-type", "application/json")
         .body(axum::body::Body::from(review.to_string()))
         .unwrap();
@@ -104,4 +111,226 @@ async fn what_is_no_review_is_refused() {
     let (status, _) =
         ask(synced(), &json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1"})).await;
     assert!(status.is_client_error());
+}
+
+// ---- Pods
+
+/// As [`synced`], with a default Network for every node and `lab` for some, and the namespace `shop` that names `lab`.
+fn stocked() -> Webhook {
+    let webhook = synced();
+    {
+        let mut world = webhook.shared.world();
+        let network = |name: &str, vni: u32, default: bool, nodes: Value| {
+            let spec =
+                json!({"type": "VXLAN", "default": default, "vxlan": {"vni": vni}, "nodeSelector": nodes});
+            let raw: Network =
+                serde_json::from_value(json!({"apiVersion": "braid.network/v1", "kind": "Network",
+                    "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec}))
+                .unwrap();
+            NetworkDef { ready: true, ..NetworkDef::try_from(&raw).unwrap() }
+        };
+        let subnet = |name: &str, network: &str, cidr: &str| {
+            let raw: Subnet =
+                serde_json::from_value(json!({"apiVersion": "braid.network/v1", "kind": "Subnet",
+                    "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                    "spec": {"network": network, "cidr": cidr}}))
+                .unwrap();
+            SubnetDef { ready: true, ..SubnetDef::try_from(&raw).unwrap() }
+        };
+        world.ipam.upsert_network(network("overlay", 4, true, json!({})));
+        world.ipam.upsert_network(network("lab", 5, false, json!({"matchLabels": {"lab": "yes"}})));
+        world.ipam.upsert_subnet(subnet("overlay-v4", "overlay", "10.0.0.0/24"));
+        world.ipam.upsert_subnet(subnet("lab-v4", "lab", "10.1.0.0/24"));
+        let choice = Choice { network: Some("lab".to_owned()), ..Choice::default() };
+        for (name, choice) in [("shop", choice), ("elsewhere", Choice::default())] {
+            let entry = NamespaceEntry { labels: BTreeMap::new(), choice: Ok(choice) };
+            world.namespaces.insert(name.to_owned(), entry);
+        }
+    }
+    webhook
+}
+
+fn of_namespace(mut review: Value, namespace: &str) -> Value {
+    review["request"]["namespace"] = json!(namespace);
+    review
+}
+
+/// What the webhook says about a pod, and the pod as it is afterwards.
+async fn admitted(pod: &Value, namespace: &str) -> (Value, Value) {
+    let review = of_namespace(review("pods", "CREATE", "me", &Value::Null, pod), namespace);
+    let (status, answer) = ask_at("/mutate-pods", stocked(), &review).await;
+    assert_eq!(status, StatusCode::OK);
+    let response = answer["response"].clone();
+    let mut after = pod.clone();
+    if !response["patch"].is_null() {
+        assert_eq!(response["patchType"], "JSONPatch");
+        let bytes: Vec<u8> = serde_json::from_value(response["patch"].clone()).unwrap();
+        let patch: Patch = serde_json::from_slice(&bytes).unwrap();
+        json_patch::patch(&mut after, &patch).unwrap();
+    }
+    (response, after)
+}
+
+fn pod() -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-"}, "spec": {"containers": []}})
+}
+
+#[tokio::test]
+async fn a_pod_is_given_the_choice_of_its_namespace_and_the_networks_nodes() {
+    let nodes = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "lab", "operator": "In", "values": ["yes"]}]},
+    ]}}});
+    let (response, after) = admitted(&pod(), "shop").await;
+    assert_eq!((&response["allowed"], &response["uid"]), (&json!(true), &json!("r1")));
+    assert!(response["warnings"].is_null(), "{response}");
+    let mut wanted = pod();
+    wanted["metadata"]["annotations"] = json!({"braid.network/network": "lab"});
+    wanted["spec"]["affinity"] = nodes.clone();
+    assert_eq!(after, wanted);
+
+    // Asked again, it has nothing to add.
+    let (response, again) = admitted(&after, "shop").await;
+    assert!(response["patch"].is_null(), "{response}");
+    assert_eq!(again, after);
+
+    // What is there stays.
+    let mut annotated = pod();
+    annotated["metadata"]["annotations"] = json!({"other/key": "1"});
+    let (_, after) = admitted(&annotated, "shop").await;
+    assert_eq!(after["metadata"]["annotations"], json!({"other/key": "1", "braid.network/network": "lab"}));
+
+    // A Network of every node asks for none; a pod with a node is not moved.
+    let (_, after) = admitted(&pod(), "elsewhere").await;
+    assert_eq!(after["metadata"]["annotations"], json!({"braid.network/network": "overlay"}));
+    assert!(after["spec"]["affinity"].is_null(), "{after}");
+    let mut bound = pod();
+    bound["spec"]["nodeName"] = json!("n1");
+    let (response, after) = admitted(&bound, "shop").await;
+    assert!(after["spec"]["affinity"].is_null() && !after["metadata"]["annotations"].is_null(), "{after}");
+    assert!(response["warnings"][0].as_str().unwrap().contains("node n1"), "{response}");
+}
+
+#[tokio::test]
+async fn a_pod_is_refused_or_warned_with_a_sentence() {
+    let with = |annotations: Value| {
+        let mut pod = pod();
+        pod["metadata"]["annotations"] = annotations;
+        pod
+    };
+    let refused = [
+        (json!({"braid.network/ip-family": "IPv5"}), ["braid.network/ip-family", "IPv5"]),
+        (json!({"braid.network/networks": "{}"}), ["braid.network/networks", "JSON list"]),
+        (
+            json!({"braid.network/ips": "10.0.0.1;10.0.0.2"}),
+            ["braid.network/ips", "only pods of a StatefulSet"],
+        ),
+        (json!({"braid.network/ips": "10.9.0.1"}), ["10.9.0.1", "in no Subnet of any Network"]),
+    ];
+    for (annotations, parts) in refused {
+        let (response, _) = admitted(&with(annotations), "shop").await;
+        assert_eq!(response["allowed"], false);
+        let sentence = response["status"]["message"].as_str().unwrap();
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+    }
+    let warned = [
+        (json!({"braid.network/netwrok": "lab"}), "annotation braid.network/netwrok is not known"),
+        (json!({"braid.network/network": "nope"}), "Network nope does not exist"),
+    ];
+    for (annotations, part) in warned {
+        let (response, _) = admitted(&with(annotations), "shop").await;
+        assert_eq!(response["allowed"], true);
+        let warning = response["warnings"][0].as_str().unwrap();
+        assert!(warning.contains(part), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_cannot_be_understood_is_named() {
+    let webhook = stocked();
+    let broken = NamespaceEntry { labels: BTreeMap::new(), choice: Err("no sense".to_owned()) };
+    webhook.shared.world().namespaces.insert("broken".to_owned(), broken);
+    let review = of_namespace(review("pods", "CREATE", "me", &Value::Null, &pod()), "broken");
+    let (_, answer) = ask_at("/mutate-pods", webhook, &review).await;
+    assert_eq!(answer["response"]["allowed"], false);
+    assert_eq!(answer["response"]["status"]["message"], "namespace broken: no sense");
+}
+
+#[tokio::test]
+async fn pods_that_braid_gives_no_address_are_left_alone() {
+    let mut host = pod();
+    host["spec"]["hostNetwork"] = json!(true);
+    let mut mirror = pod();
+    mirror["metadata"]["annotations"] =
+        json!({"kubernetes.io/config.mirror": "x", "braid.network/ip-family": "?"});
+    for pod in [host, mirror] {
+        let (response, after) = admitted(&pod, "shop").await;
+        assert_eq!((&response["allowed"], &after), (&json!(true), &pod));
+    }
+}
+
+// ---- Workloads
+
+fn deployment(annotations: &Value, replicas: u32, strategy: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {
+            "replicas": replicas, "strategy": strategy,
+            "template": {"metadata": {"annotations": annotations}, "spec": {}},
+        },
+    })
+}
+
+async fn judged(resource: &str, old: &Value, new: &Value) -> Result<(), String> {
+    let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
+    let review = of_namespace(review(resource, operation, "me", old, new), "shop");
+    let (status, answer) = ask(stocked(), &review).await;
+    assert_eq!(status, StatusCode::OK);
+    match answer["response"]["allowed"].as_bool() {
+        Some(true) => Ok(()),
+        _ => Err(answer["response"]["status"]["message"].as_str().unwrap_or_default().to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_needs_an_address_for_each_pod_of_an_update() {
+    let pool = json!({"braid.network/ips": "10.1.0.10-10.1.0.12"});
+    let judge = async |replicas, strategy: Value| {
+        judged("deployments", &Value::Null, &deployment(&pool, replicas, &strategy)).await
+    };
+    let rolling = |surge: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}});
+    assert_eq!(judge(2, Value::Null).await, Ok(()));
+    for (replicas, strategy) in [(3, Value::Null), (3, rolling(json!("1%"))), (2, rolling(json!(2)))] {
+        let sentence = judge(replicas, strategy).await.unwrap_err();
+        assert!(sentence.contains("Network lab") && sentence.contains("1 is missing"), "{sentence}");
+    }
+    for strategy in [rolling(json!(0)), rolling(json!("0%")), json!({"type": "Recreate"})] {
+        assert_eq!(judge(3, strategy).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_asks_for_nothing_new_passes() {
+    let pool = json!({"braid.network/ips": "10.1.0.10"});
+    let old = deployment(&pool, 3, &Value::Null);
+    let mut labelled = old.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(judged("deployments", &old, &labelled).await, Ok(()));
+    let mut changed = old.clone();
+    changed["spec"]["template"]["spec"] = json!({"hostname": "x"});
+    assert!(judged("deployments", &old, &changed).await.is_err());
+    changed["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(judged("deployments", &old, &changed).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_stateful_set_needs_an_entry_for_each_ordinal() {
+    let set = |replicas: u32, start: u32| {
+        let annotations = json!({"braid.network/ips": "10.1.0.1;10.1.0.2;10.1.0.3"});
+        let mut set = deployment(&annotations, replicas, &Value::Null);
+        set["spec"]["ordinals"] = json!({"start": start});
+        set
+    };
+    assert_eq!(judged("statefulsets", &Value::Null, &set(3, 0)).await, Ok(()));
+    let sentence = judged("statefulsets", &Value::Null, &set(3, 1)).await.unwrap_err();
+    assert!(sentence.contains("the last pod has ordinal 3: 1 is missing"), "{sentence}");
 }

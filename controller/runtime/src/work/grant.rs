@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(120);
 /// How soon a node that got no address for its tunnel end asks again.
 const VTEP_AGAIN: Duration = Duration::from_secs(15);
 /// Interface that addresses of a pod's default network are for.
-const DEFAULT_INTERFACE: &str = "eth0";
+pub(crate) const DEFAULT_INTERFACE: &str = "eth0";
 /// Tunnel ends that get their addresses at once.
 const PARALLEL_VTEPS: usize = 16;
 
@@ -170,11 +170,9 @@ fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
         Ok(choice) => choice.clone(),
         Err(sentence) => return Some(Err(No::bad_annotation(sentence, None))),
     };
-    let namespace_choice = match &namespace.choice {
-        Ok(choice) => choice.clone(),
-        // A pod that says itself what it wants does not depend on what its namespace says.
-        Err(_) if choice.names_a_place() => braid_controller_core::Choice::default(),
-        Err(sentence) => return Some(Err(No::bad_annotation(sentence, Some(&entry.pod.namespace)))),
+    let namespace_choice = match namespace.choice_beside(&entry.pod.namespace, &choice) {
+        Ok(choice) => choice.cloned().unwrap_or_default(),
+        Err(sentence) => return Some(Err(No::bad_annotation(&sentence, Some(&entry.pod.namespace)))),
     };
     Some(Ok(PodRequest {
         pod: entry.pod.clone(),

@@ -50,11 +50,11 @@ impl From<&Refusal> for No {
 }
 
 impl No {
-    /// An annotation, of the pod or of its namespace, that cannot be understood.
+    /// An annotation that cannot be understood, of the pod or of this namespace.
     pub(super) fn bad_annotation(sentence: &str, namespace: Option<&String>) -> Self {
         Self {
             reason: "BadAnnotation",
-            message: namespace.map_or_else(|| sentence.to_owned(), |n| format!("namespace {n}: {sentence}")),
+            message: sentence.to_owned(),
             retry_on: namespace.map(|n| Topic::Namespace(n.clone())).into_iter().collect(),
             patience: Duration::ZERO,
         }

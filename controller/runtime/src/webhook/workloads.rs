@@ -1,0 +1,61 @@
+//! Deployments and StatefulSets whose pods have fixed addresses: refused while nothing is lost, with the number of
+//! addresses that is missing.
+
+use std::collections::BTreeMap;
+
+use braid_controller_core::Choice;
+use braid_controller_core::admission::{Shape, Surge, Workload};
+use kube::core::DynamicObject;
+use kube::core::admission::AdmissionRequest;
+use serde_json::Value;
+
+use super::namespace;
+use crate::world::Shared;
+
+/// Judges a Deployment or StatefulSet that is created or changed.
+pub(super) fn decide(shared: &Shared, request: &AdmissionRequest<DynamicObject>) -> Result<(), String> {
+    let Some(object) = &request.object else { return Ok(()) };
+    let spec = &object.data["spec"];
+    // What asks for nothing new is let through: labels and finalizers must change on an object that came to be while
+    // the webhook was away, too.
+    let is_same = request.old_object.as_ref().is_some_and(|old| old.data["spec"] == *spec);
+    if is_same || object.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let Some(shape) = shape(&request.resource.resource, spec) else { return Ok(()) };
+    let workload = Workload::read(shape, &template_annotations(spec)).map_err(|e| e.to_string())?;
+    let (name, nothing) = (request.namespace.as_deref().unwrap_or_default(), Choice::default());
+    let world = shared.world();
+    let namespace = namespace(&world, name, workload.choice(), &nothing)?;
+    workload.check(&world.ipam, namespace).map_err(|e| e.to_string())
+}
+
+fn template_annotations(spec: &Value) -> BTreeMap<String, String> {
+    let annotations = spec["template"]["metadata"]["annotations"].as_object();
+    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    annotations.into_iter().flatten().filter_map(text).collect()
+}
+
+fn shape(resource: &str, spec: &Value) -> Option<Shape> {
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    let replicas = number(&spec["replicas"]).unwrap_or(1);
+    match resource {
+        "deployments" => Some(Shape::Deployment { replicas, surge: surge(&spec["strategy"]) }),
+        "statefulsets" => {
+            Some(Shape::StatefulSet { replicas, first: number(&spec["ordinals"]["start"]).unwrap_or(0) })
+        }
+        _ => None,
+    }
+}
+
+fn surge(strategy: &Value) -> Surge {
+    if strategy["type"] == "Recreate" {
+        return Surge::Pods(0);
+    }
+    match &strategy["rollingUpdate"]["maxSurge"] {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(pods) => pods.as_u64().and_then(|n| u32::try_from(n).ok()).map(Surge::Pods),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
