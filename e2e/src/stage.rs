@@ -131,6 +131,45 @@ impl Stage {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// What the API server answers to a pod with these annotations, without making it: the pod as it would be, and what
+    /// kubectl printed beside it, which are warnings.
+    ///
+    /// # Errors
+    /// When it is refused, with the sentence.
+    pub fn rehearse(&self, annotations: &[(&str, &str)]) -> Result<(Value, String)> {
+        let annotations: Vec<String> = annotations
+            .iter()
+            .map(|(key, value)| format!("--annotations=braid.network/{key}={value}"))
+            .collect();
+        let mut words =
+            vec!["-n", &self.name, "run", "rehearsal", "--image=none", "--dry-run=server", "-o", "json"];
+        words.extend(annotations.iter().map(String::as_str));
+        let output = self.sandbox.kubectl_output(&words)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{said}");
+        let pod = serde_json::from_slice(&output.stdout).context("kubectl did not print JSON")?;
+        Ok((pod, said))
+    }
+
+    /// Runs `body` while nobody judges pods on their way in, and has them judged again afterwards.
+    ///
+    /// # Errors
+    /// When `body` fails, or the webhook does not come back within the deadline.
+    pub fn without_pod_webhook<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        let nonsense = [("ip-family", "nonsense")];
+        self.sandbox.kubectl(&["delete", "mutatingwebhookconfiguration", "braid"])?;
+        // The API server forgets a webhook a moment after its configuration has gone.
+        let outcome = eventually("the API server to forget the webhook", PATIENCE, || {
+            self.rehearse(&nonsense).map(Some)
+        })
+        .and_then(|_| body());
+        self.restore()?;
+        eventually("the webhook for pods to be back", PATIENCE, || {
+            Ok(self.rehearse(&nonsense).err().map(drop))
+        })?;
+        outcome
+    }
+
     /// A Network or Subnet of this test, by name and spec.
     #[must_use]
     pub fn object(&self, kind: &str, name: &str, spec: &Value) -> Value {
@@ -299,6 +338,18 @@ fn merge(base: &mut Value, more: &Value) {
         (_, Value::Null) => {}
         (base, more) => *base = more.clone(),
     }
+}
+
+/// Checks that a refusal of the API server comes from a webhook that works, and what it says.
+///
+/// # Errors
+/// When a part is missing, or the webhook was not reached.
+pub fn says(sentence: &str, parts: &[&str]) -> Result<()> {
+    for part in parts {
+        ensure!(sentence.contains(part), "the refusal does not say '{part}': {sentence}");
+    }
+    ensure!(!sentence.contains("failed calling webhook"), "not refused but broken: {sentence}");
+    Ok(())
 }
 
 /// The elements of a JSON list; none when it is something else.

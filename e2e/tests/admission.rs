@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, staged};
+use braid_e2e::stage::{PATIENCE, Stage, says, staged};
 use braid_e2e::workload::{PodPlan, instance_name};
 use serde_json::{Value, json};
 
@@ -14,14 +14,6 @@ fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
         Ok(()) => anyhow::bail!("accepted: {object}"),
         Err(error) => Ok(format!("{error:#}")),
     }
-}
-
-fn says(sentence: &str, parts: &[&str]) -> Result<()> {
-    for part in parts {
-        ensure!(sentence.contains(part), "the refusal does not say '{part}': {sentence}");
-    }
-    ensure!(!sentence.contains("failed calling webhook"), "not refused but broken: {sentence}");
-    Ok(())
 }
 
 fn vxlan(vni: u32, default: bool) -> Value {

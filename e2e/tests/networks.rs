@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
 use braid_e2e::probe::{Capture, ping_script};
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, items, says, staged, text};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
 use serde_json::{Value, json};
 
@@ -28,6 +28,14 @@ fn refused(stage: &Stage, plan: &PodPlan, pod: &str, reason: &str, part: &str) -
     let addressed = addressed.context("no condition on the pod")?;
     ensure!(addressed["status"] == "False" && addressed["reason"] == reason, "{addressed}");
     Ok(told)
+}
+
+/// What the API server says to a pod that must not be let in.
+fn not_let_in(stage: &Stage, plan: &PodPlan) -> Result<String> {
+    match stage.create(std::slice::from_ref(plan)) {
+        Ok(()) => anyhow::bail!("let in: {plan:?}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
 }
 
 #[test]
@@ -146,7 +154,10 @@ fn a_type_that_cannot_be_realised_yet() {
         let message = stage.await_reason("network/office", "False", "NotSupported")?;
         ensure!(message.contains("VLAN"), "{message}");
         let plan = PodPlan::new("clerk").on(&stage.nodes()[0]).in_network("office");
-        refused(stage, &plan, "clerk", "NotSupported", "VLAN").map(drop)
+        let early = not_let_in(stage, &plan)?;
+        says(&early, &["office", "VLAN"])?;
+        let late = stage.without_pod_webhook(|| refused(stage, &plan, "clerk", "NotSupported", "VLAN"))?;
+        says(&early, &[&late])
     });
 }
 
@@ -157,7 +168,11 @@ fn namespaces_are_let_in_and_have_defaults() {
         let guests = json!({"allowedNamespaces": {"matchLabels": {"guest": "yes"}}});
         stage.overlay("club", 74, &["10.74.0.0/24", "fd00:74::/112"], &guests, &Value::Null)?;
         let stranger = PodPlan::new("stranger").on(&node).in_network("club");
-        refused(stage, &stranger, "stranger", "NamespaceNotAllowed", "allowedNamespaces")?;
+        says(&not_let_in(stage, &stranger)?, &["club", "allowedNamespaces"])?;
+        // Where nobody looked at it on its way in, it is refused when it is bound, and helped when it is let in.
+        stage.without_pod_webhook(|| {
+            refused(stage, &stranger, "stranger", "NamespaceNotAllowed", "allowedNamespaces")
+        })?;
         stage.kubectl(&["label", "namespace", stage.namespace(), "guest=yes"])?;
         let guest = stage.await_pod("stranger")?;
         ensure!(guest.addresses[0].to_string().starts_with("10.74.0."), "{guest:?}");
@@ -168,6 +183,10 @@ fn namespaces_are_let_in_and_have_defaults() {
         ensure!(refusal.is_none(), "the pod runs and still says that it was refused: {refusal:?}");
 
         stage.kubectl(&["annotate", "namespace", stage.namespace(), "braid.network/network=club"])?;
+        eventually("the webhook to know what the namespace says", PATIENCE, || {
+            let (pod, _) = stage.rehearse(&[])?;
+            Ok((pod["metadata"]["annotations"]["braid.network/network"] == "club").then_some(()))
+        })?;
         let pods = stage.start(&[
             PodPlan::new("by-namespace").on(&node),
             PodPlan::new("by-pod").on(&node).in_network("overlay"),
