@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use crate::exec::eventually;
 use crate::kernel_state::KernelState;
+use crate::sandbox::Sandbox;
 use crate::stage::{PATIENCE, Stage, items, text};
 use crate::workload::{Pod, instance_name};
 
@@ -131,6 +132,24 @@ impl Ledger {
         }
         quarrels
     }
+}
+
+/// The addresses that interfaces of pods really have, each with `node:netns` of its holders: who is asked is the kernel.
+///
+/// # Errors
+/// When a node cannot be asked.
+pub fn real_addresses(sandbox: &Sandbox) -> Result<BTreeMap<String, Vec<String>>> {
+    let script = "for netns in /run/netns/*; do \
+        nsenter --net=\"$netns\" ip -o addr show dev eth0 scope global 2>/dev/null | \
+        while read -r _ _ _ address _; do echo \"$address $netns\"; done; done";
+    let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for node in sandbox.nodes() {
+        for line in sandbox.node_exec(&node, &["sh", "-c", script])?.lines() {
+            let (address, netns) = line.split_once(' ').context("a line without a namespace")?;
+            holders.entry(address.to_owned()).or_default().push(format!("{node}:{netns}"));
+        }
+    }
+    Ok(holders)
 }
 
 /// Whether a pod still holds its addresses: neither finished nor never started.

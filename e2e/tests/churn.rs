@@ -1,19 +1,34 @@
-//! 200 pods come and go in waves while controllers, agents, kubelets and container runtimes are killed at random;
-//! afterwards no address is lost, doubled or leaked, and the nodes hold nothing beyond what their pods need.
+//! 200 pods come and go in waves, beside pods with kept and with pooled addresses, while controllers, agents, kubelets and
+//! container runtimes are killed at random. An observer reads all the time what interfaces really have: no address is
+//! ever on two of them, and none that is kept ever changes. Afterwards no address is lost, doubled or leaked, and the
+//! nodes hold nothing beyond what their pods need.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::daemons::Program;
+use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
+use braid_e2e::ledger::real_addresses;
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{Stage, staged};
-use braid_e2e::workload::PodPlan;
+use braid_e2e::stage::{Stage, items, staged};
+use braid_e2e::workload::{Pod, PodPlan};
+use serde_json::{Value, json};
 
+/// `BRAID_E2E_WAVES` asks for more of them: ten make about ten minutes.
 const WAVES: usize = 5;
 const PODS_PER_WAVE: usize = 40;
+
+/// Pods of a StatefulSet, which keep their addresses.
+const KEPT: usize = 4;
+/// The controller asks once a minute whether an owner still exists, and a cool-down follows.
+const OWNER_PATIENCE: Duration = Duration::from_secs(240);
+/// Pods of a Deployment with a pool of its own: one entry more than it needs for a rolling update.
+const POOLED: usize = 3;
+const POOL: &str = "10.244.200.1-10.244.200.4,fd00:10:244::c8:1-fd00:10:244::c8:4";
 
 /// xorshift64*: small, and the same for the same seed everywhere.
 struct Dice(u64);
@@ -58,10 +73,119 @@ fn kill_something(stage: &Stage, dice: &mut Dice, toll: &mut Toll) -> Result<Str
     Ok(component)
 }
 
+fn waves_wanted() -> Result<usize> {
+    let chosen = std::env::var("BRAID_E2E_WAVES").ok().filter(|text| !text.is_empty());
+    chosen.map_or(Ok(WAVES), |text| text.parse().context("BRAID_E2E_WAVES is not a number"))
+}
+
+/// Those whose addresses outlive their pods.
+fn residents(stage: &Stage) -> Result<()> {
+    let template = |app: &str, annotations: Value| {
+        json!({
+            "metadata": {"labels": {"app": app}, "annotations": annotations},
+            "spec": {
+                "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
+                "containers": [{"name": "main", "image": "localhost/pause:1", "imagePullPolicy": "Never"}],
+            },
+        })
+    };
+    let meta = |name: &str| json!({"name": name, "namespace": stage.namespace()});
+    let selector = |app: &str| json!({"matchLabels": {"app": app}});
+    let objects = [
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta("kept"),
+            "spec": {
+                "replicas": KEPT, "serviceName": "kept", "podManagementPolicy": "Parallel",
+                "selector": selector("kept"), "template": template("kept", json!({})),
+            },
+        }),
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("pooled"),
+            "spec": {
+                "replicas": POOLED, "selector": selector("pooled"),
+                "template": template("pooled", json!({"braid.network/ips": POOL})),
+            },
+        }),
+    ];
+    stage.sandbox().apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
+    stage.kubectl(&["rollout", "status", "statefulset/kept", "--timeout=180s"])?;
+    stage.kubectl(&["rollout", "status", "deployment/pooled", "--timeout=180s"]).map(drop)
+}
+
+/// What the observer has to hold against what it sees.
+struct Observer<'a> {
+    stage: &'a Stage,
+    kept: BTreeMap<String, Vec<IpAddr>>,
+    pool: Vec<(IpAddr, IpAddr)>,
+}
+
+impl<'a> Observer<'a> {
+    fn new(stage: &'a Stage) -> Result<Self> {
+        let mut kept = BTreeMap::new();
+        for pod in Self::pods(stage, "kept")? {
+            ensure!(pod.addresses.len() == 2, "{pod:?}");
+            kept.insert(pod.name, pod.addresses);
+        }
+        ensure!(kept.len() == KEPT, "{kept:?}");
+        let range = |text: &str| -> Result<_> {
+            let (first, last) = text.split_once('-').context("a range")?;
+            Ok((first.parse()?, last.parse()?))
+        };
+        Ok(Self { stage, kept, pool: POOL.split(',').map(range).collect::<Result<_>>()? })
+    }
+
+    fn pods(stage: &Stage, app: &str) -> Result<Vec<Pod>> {
+        let pods = stage.kubectl_json(&["get", "pods", "-l", &format!("app={app}")])?;
+        Ok(items(&pods["items"]).iter().map(Pod::read).collect())
+    }
+
+    /// Looks until `over`. What cannot be asked, because it has just been killed, is asked again; a contradiction ends it.
+    fn watch(&self, over: &AtomicBool) -> Result<usize> {
+        let mut looks = 0;
+        while !over.load(Ordering::Relaxed) {
+            if let Ok(first) = real_addresses(self.stage.sandbox()) {
+                let twice: Vec<_> = first.iter().filter(|(_, holders)| holders.len() > 1).collect();
+                // Nodes are read one after another, and a kept address may have moved meanwhile: who really shares one
+                // does so at the next look too.
+                if !twice.is_empty()
+                    && let Ok(second) = real_addresses(self.stage.sandbox())
+                {
+                    let still: Vec<_> = twice.iter().filter(|(a, h)| second.get(*a) == Some(h)).collect();
+                    ensure!(still.is_empty(), "addresses on more than one interface: {still:?}");
+                }
+                looks += 1;
+            }
+            for pod in Self::pods(self.stage, "kept").unwrap_or_default() {
+                let held = pod.addresses.is_empty() || self.kept.get(&pod.name) == Some(&pod.addresses);
+                ensure!(held, "{} kept {:?} and has {:?}", pod.name, self.kept.get(&pod.name), pod.addresses);
+            }
+            for pod in Self::pods(self.stage, "pooled").unwrap_or_default() {
+                let in_pool = |a: &IpAddr| self.pool.iter().any(|(first, last)| first <= a && a <= last);
+                ensure!(pod.addresses.iter().all(in_pool), "{pod:?} is outside of its pool");
+            }
+        }
+        Ok(looks)
+    }
+}
+
+/// Ends one of those that come back.
+fn delete_a_resident(stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let app = ["kept", "pooled"][dice.roll(2)];
+    let pods = Observer::pods(stage, app)?;
+    if pods.is_empty() {
+        return Ok(());
+    }
+    let name = &pods[dice.roll(pods.len())].name;
+    stage.kubectl(&["delete", "pod", name, "--wait=false", "--ignore-not-found"]).map(drop)
+}
+
 fn mayhem(stage: &Stage, seed: u64, over: &AtomicBool, killed: &AtomicUsize) -> Result<()> {
     let (mut dice, mut toll) = (Dice(seed ^ 0x9e37_79b9_7f4a_7c15), Toll::new());
     while !over.load(Ordering::Relaxed) {
         eprintln!("killed: {}", kill_something(stage, &mut dice, &mut toll)?);
+        if dice.roll(2) == 0 {
+            delete_a_resident(stage, &mut dice)?;
+        }
         killed.fetch_add(1, Ordering::Relaxed);
         // The pause is part of the dice: what matters is that the moments differ, not when they are.
         std::thread::sleep(Duration::from_millis(2000 + 500 * u64::try_from(dice.roll(8))?));
@@ -70,11 +194,11 @@ fn mayhem(stage: &Stage, seed: u64, over: &AtomicBool, killed: &AtomicUsize) -> 
 }
 
 /// Waves of pods; returns the names of those that stay.
-fn waves(stage: &Stage, seed: u64) -> Result<Vec<String>> {
+fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
     let mut dice = Dice(seed | 1);
     let nodes = stage.nodes();
     let mut living: Vec<String> = Vec::new();
-    for wave in 0..WAVES {
+    for wave in 0..count {
         let plans: Vec<PodPlan> = (0..PODS_PER_WAVE)
             .map(|number| {
                 let node = &nodes[dice.roll(nodes.len())];
@@ -85,7 +209,7 @@ fn waves(stage: &Stage, seed: u64) -> Result<Vec<String>> {
         living.extend((0..PODS_PER_WAVE).map(|number| format!("pod-{wave}-{number}")));
         // Some of those that go have just been asked for, others have run for a while.
         let mut leaving = Vec::new();
-        let stay = if wave + 1 == WAVES { 30 } else { 50 };
+        let stay = if wave + 1 == count { 30 } else { 50 };
         while living.len() > stay {
             leaving.push(living.swap_remove(dice.roll(living.len())));
         }
@@ -121,26 +245,44 @@ fn nothing_is_lost_doubled_or_left_behind() {
         stage.await_braid()?;
         stage.await_agreement().context("before the first wave")?;
         let before: Vec<KernelState> = states(stage)?;
+        let count = waves_wanted()?;
+        residents(stage)?;
+        let observer = Observer::new(stage)?;
         let (over, killed) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let living = std::thread::scope(|scope| {
+        let (living, looks) = std::thread::scope(|scope| {
             let killer = scope.spawn(|| mayhem(stage, seed, &over, &killed));
-            let living = waves(stage, seed);
+            let watcher = scope.spawn(|| observer.watch(&over));
+            let living = waves(stage, seed, count);
             over.store(true, Ordering::Relaxed);
             killer.join().expect("the killer does not panic")?;
-            living
+            let looks = watcher.join().expect("the observer does not panic")?;
+            Ok::<_, anyhow::Error>((living?, looks))
         })?;
+        eprintln!("the observer looked {looks} times");
+        ensure!(looks > 10, "the observer hardly saw anything");
         ensure!(killed.load(Ordering::Relaxed) > 10, "hardly anything was killed");
         stage.await_braid()?;
         let mut addresses = Vec::new();
         for name in &living {
             addresses.extend(stage.await_pod(name)?.addresses);
         }
+        for (name, kept) in &observer.kept {
+            let pod = stage.await_pod(name)?;
+            ensure!(pod.addresses == *kept, "{name} kept {kept:?} and has {:?}", pod.addresses);
+            addresses.extend(pod.addresses);
+        }
+        stage.kubectl(&["rollout", "status", "deployment/pooled", "--timeout=180s"])?;
         stage.await_agreement().context("with the pods that stayed")?;
         let silent =
             stage.sandbox().node_exec(&stage.nodes()[0], &["sh", "-c", &ping_script(&addresses, "")])?;
         ensure!(silent.trim().is_empty(), "no answer from {}", silent.replace('\n', " "));
 
-        stage.kubectl(&["delete", "pods", "--all", "--timeout=180s"])?;
+        stage.kubectl(&["delete", "statefulsets,deployments,pods", "--all", "--timeout=180s"])?;
+        for address in observer.kept.values().flatten() {
+            eventually(&format!("{address} to be free, as its owner is gone"), OWNER_PATIENCE, || {
+                Ok(stage.instance(*address)?.is_none().then_some(()))
+            })?;
+        }
         stage.await_agreement().context("after the last pod")?;
         for (node, (before, after)) in stage.nodes().iter().zip(before.into_iter().zip(states(stage)?)) {
             let difference = after.difference(&before);

@@ -1,13 +1,11 @@
 //! Two controllers that both believe to lead grant no address twice, since it is the making of the object that claims.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, ensure};
 use braid_e2e::daemons::Program;
-use braid_e2e::ledger::Ledger;
+use braid_e2e::eventually;
+use braid_e2e::ledger::{Ledger, real_addresses};
 use braid_e2e::stage::{PATIENCE, Stage, staged};
 use braid_e2e::workload::PodPlan;
-use braid_e2e::{Sandbox, eventually};
 use serde_json::{Value, json};
 
 const PODS: usize = 60;
@@ -50,21 +48,6 @@ impl Drop for Mutiny<'_> {
             eprintln!("the controllers could not be put back to election: {error:#}");
         }
     }
-}
-
-/// The addresses that interfaces of pods really have, read on the nodes: who is asked is the kernel.
-fn real_addresses(sandbox: &Sandbox) -> Result<BTreeMap<String, Vec<String>>> {
-    let script = "for netns in /run/netns/*; do \
-        nsenter --net=\"$netns\" ip -o addr show dev eth0 scope global 2>/dev/null | \
-        while read -r _ _ _ address _; do echo \"$address $netns\"; done; done";
-    let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for node in sandbox.nodes() {
-        for line in sandbox.node_exec(&node, &["sh", "-c", script])?.lines() {
-            let (address, netns) = line.split_once(' ').context("a line without a namespace")?;
-            holders.entry(address.to_owned()).or_default().push(format!("{node}:{netns}"));
-        }
-    }
-    Ok(holders)
 }
 
 #[test]
