@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use braid_types::IfName;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
 use braid_types::well_known::VTEP_INTERFACE;
+use braid_types::{Family, IfName};
 
 /// A change of one kind, parsed. `Err` holds why an object was not understood.
 #[derive(Debug, Clone)]
@@ -145,6 +145,9 @@ pub(crate) struct OwnNode {
     pub(crate) network_unavailable: Option<bool>,
 }
 
+/// The reason of a Network that waits for the controller: it passes without anybody changing anything.
+pub(crate) const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
+
 /// A Network as this node has it: what is published, and what ADD looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LocalNetwork {
@@ -165,9 +168,16 @@ pub(crate) struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    /// The MTU of pod interfaces, when pods can be attached.
-    pub(crate) fn usable_mtu(&self) -> Option<u32> {
-        self.mtu.filter(|_| self.ready)
+    /// The MTU of pod interfaces, when a pod with these addresses can be attached: a family that the Network still
+    /// waits for concerns only the pods that have it.
+    pub(crate) fn usable_mtu(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Option<u32> {
+        let has = |family| {
+            let own = self.vtep.as_ref().map(|v| v.addresses.as_slice()).unwrap_or_default();
+            own.iter().any(|a| Family::of(*a) == family)
+        };
+        let usable = self.ready
+            || self.reason == WAITING_FOR_ADDRESS && addresses.into_iter().all(|a| has(Family::of(a)));
+        self.mtu.filter(|_| usable)
     }
 }
 

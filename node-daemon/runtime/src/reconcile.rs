@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::attachments::Attachments;
 use crate::health::Health;
-use crate::index::LocalNetwork;
+use crate::index::{LocalNetwork, WAITING_FOR_ADDRESS};
 use crate::metrics::Metrics;
 use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain};
 use crate::release::now;
@@ -178,6 +178,7 @@ impl<P: Plumbing> Loop<P> {
             view.families = plumbing.families();
             let links = plumbing.links()?;
             view.links = core_view::host_links(&links);
+            view.tunnels = core_view::tunnels(&links);
             // A lost pair cannot be made again without the pod's namespace; the sweep removes its traces.
             view.attachments.retain(|dev, a| links.links.contains_key(dev) || Path::new(&a.netns).exists());
             let desired = Desired::of(&view);
@@ -282,10 +283,14 @@ fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
     match result {
         Ok(overlay) => {
             let published = overlay.published();
+            let (reason, message) = match &overlay.hindrance {
+                None => ("Ready", format!("pods can be attached, packets travel by {}", overlay.device)),
+                Some(why) => (why.reason(), format!("{}; what is attached stays as it is", chain(why))),
+            };
             LocalNetwork {
-                ready: true,
-                reason: "Ready".to_owned(),
-                message: format!("pods can be attached, packets travel by {}", overlay.device),
+                ready: published.ready,
+                reason: reason.to_owned(),
+                message,
                 parent: published.parent,
                 device: Some(overlay.device.clone()),
                 mtu: published.mtu,
@@ -313,9 +318,6 @@ fn waiting_for(networks: &BTreeMap<String, LocalNetwork>, failed: bool, patient:
     let (name, network) = networks.iter().find(|(_, n)| waits(n))?;
     patient.then(|| format!("Network `{name}`: {}", network.message))
 }
-
-/// The only reason that passes without anybody changing anything.
-const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
 
 #[cfg(test)]
 #[path = "reconcile_tests.rs"]

@@ -209,8 +209,9 @@ impl Table {
             let of_family = || view.subnets.values().filter(move |s| s.family() == family);
             let ranges =
                 |key, cidrs: &[Cidr]| Set { key: vec![key], interval: true, elements: merged(cidrs) };
-            let all: Vec<_> = of_family().map(|s| s.cidr).collect();
-            let natted: Vec<_> = of_family().filter(|s| s.nat_outgoing).map(|s| s.cidr).collect();
+            let all: Vec<_> = of_family().flat_map(|s| view.extents(s)).collect();
+            let natted: Vec<_> =
+                of_family().filter(|s| s.nat_outgoing).flat_map(|s| view.extents(s)).collect();
             sets.insert(cluster(family), ranges(Field::Destination(family), &all));
             sets.insert(nat(family), ranges(Field::Source(family), &natted));
             let key = vec![Field::IifName, Field::EtherSource, Field::Source(family)];
