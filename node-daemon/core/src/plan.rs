@@ -175,7 +175,13 @@ impl Plan {
 pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     let links = Links::between(desired, actual);
     let mut steps = Vec::new();
-    steps.extend(nft(desired.nft.as_ref(), actual.nft.as_ref()));
+    let table = match (&desired.nft, &actual.nft) {
+        (Some(table), Some(seen)) if !desired.spared.is_empty() => {
+            Some(table.with_those_of(&desired.spared, seen))
+        }
+        (table, _) => table.clone(),
+    };
+    steps.extend(nft(table.as_ref(), actual.nft.as_ref()));
     // Parameters of others' devices before the global ones: an uplink that is to go on listening to router
     // advertisements must be told so before forwarding is switched on.
     let of_others = |device: &str| !links.ours.contains(device);
@@ -237,6 +243,7 @@ impl Links {
             .links
             .iter()
             .filter(|(name, seen)| !desired.links.contains_key(*name) && ours::link(name, seen))
+            .filter(|(name, _)| !desired.spared.contains(*name))
             .map(|(name, _)| name.clone());
         for name in stale {
             all.gone.insert(name.clone());
@@ -461,7 +468,9 @@ fn routes(desired: &Desired, actual: &Actual, links: &Links) -> Delta<RouteKey, 
         .routes
         .iter()
         .filter(|(_, r)| match r {
-            SeenRoute::Known(r) => r.target.dev().is_none_or(|d| !links.gone.contains(d)),
+            SeenRoute::Known(r) => {
+                r.target.dev().is_none_or(|d| !links.gone.contains(d) && !desired.spared.contains(d))
+            }
             SeenRoute::Other => true,
         })
         .map(|(k, r)| (k.clone(), r))

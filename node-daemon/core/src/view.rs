@@ -39,6 +39,8 @@ pub struct NodeView {
     pub host_routed: BTreeMap<IpAddr, HostRouted>,
     /// Interfaces of pods on this node, by host device.
     pub attachments: BTreeMap<IfName, Attachment>,
+    /// Host devices of pods of which it is not known what they must look like: left as they are.
+    pub spared: BTreeSet<IfName>,
 }
 
 /// An address that needs a route of its own.

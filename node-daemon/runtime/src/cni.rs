@@ -1,7 +1,7 @@
 //! The CNI server: what the runtime asks for, done by the same code as the loop's.
 
 pub(crate) mod server;
-mod service;
+pub(crate) mod service;
 mod turns;
 pub(crate) mod wait;
 

@@ -176,8 +176,7 @@ impl Agent {
         let in_sync = Informers::default().in_sync().await;
         let kernel = Arc::new(HostKernel::open().expect("the kernel can be opened"));
         let monitor = kernel.monitor().expect("the kernel can be watched");
-        let (attachments, damaged) = Attachments::load(Journal::below(state_dir)).unwrap();
-        let attachments = Arc::new(attachments);
+        let attachments = Arc::new(Attachments::load(Journal::below(state_dir)).unwrap());
         let (shared, health) = (Arc::new(Shared::default()), Arc::new(Health::new("start")));
         let (proof, synced) = watch::channel(Some(in_sync));
         let (attached, written) = mpsc::unbounded_channel();
@@ -212,7 +211,6 @@ impl Agent {
             resync: Duration::from_secs(60),
         };
         let listener = server::listen(&state_dir.join("run/cni.sock")).unwrap();
-        sweep::damaged(&cni, damaged).await;
         sweep::pending_dels(&cni).await;
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(server::serve(listener, cni.clone(), stop.clone()));

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain};
 use crate::release::now;
 use crate::store::{Effect, Store};
-use crate::view;
+use crate::{sweep, view};
 
 /// Changes that come together are handled together.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -179,6 +179,11 @@ impl<P: Plumbing> Loop<P> {
             let links = plumbing.links()?;
             view.links = core_view::host_links(&links);
             view.tunnels = core_view::tunnels(&links);
+            view.spared = snapshot.spared;
+            if snapshot.blind {
+                let pods = links.links.iter().filter(|(name, link)| sweep::is_pods(name, link));
+                view.spared.extend(pods.map(|(name, _)| name.clone()));
+            }
             // A lost pair cannot be made again without the pod's namespace; the sweep removes its traces.
             view.attachments.retain(|dev, a| links.links.contains_key(dev) || Path::new(&a.netns).exists());
             let desired = Desired::of(&view);

@@ -7,7 +7,7 @@ use crate::attachments::tests::record;
 use crate::fake::FakeKernel;
 
 fn new(dir: &std::path::Path) -> Loop<FakeKernel> {
-    let (attachments, _) = Attachments::load(Journal::below(dir)).unwrap();
+    let attachments = Attachments::load(Journal::below(dir)).unwrap();
     Loop {
         node: "n1".into(),
         store: Arc::default(),
@@ -135,4 +135,19 @@ async fn the_loop_repairs_what_the_kernel_tells_of() {
     stop.cancel();
     running.await.unwrap();
     assert_eq!(plumbing.devices.lock().len(), 1, "stopping changes nothing");
+}
+
+#[tokio::test]
+async fn a_pod_whose_entry_cannot_be_read_keeps_its_device() {
+    for name in ["c1:eth0".to_owned(), format!("{}~0:eth0", "x".repeat(150))] {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::below(dir.path());
+        std::fs::create_dir_all(journal.attachments.dir()).unwrap();
+        std::fs::write(journal.attachments.dir().join(&name), "torn").unwrap();
+        let l = new(dir.path());
+        let device = crate::attachments::host_if(&record("c1", "u1", "10.0.0.5").attachment);
+        l.plumbing.devices.lock().insert(device);
+        l.compare_and_apply(Cause::Change).await.unwrap();
+        assert_eq!(l.plumbing.devices.lock().len(), 1, "{name}");
+    }
 }

@@ -151,12 +151,14 @@ impl<L: PodLookup> Releaser<L> {
 
     fn find(&self, alive: &BTreeMap<String, Instant>) -> Vec<Due> {
         // Attachments before the index: an ADD that ends between the two is seen by one of them.
-        let attached = self.attachments.pods();
+        let (attached, may_hide_some) = (self.attachments.pods(), self.attachments.may_hide_some());
         let mut torn_down = self.torn_down.pods.lock();
         self.store.read(|index| {
             torn_down.retain(|uid| index.held_by(uid).any(|h| h.def.phase == Phase::Bound));
             let mut found = due(index, &attached, &torn_down);
             found.retain(|d| !(d.confirm && alive.contains_key(&d.pod.uid)));
+            // An interface that nobody can name may be that of any pod; only a DEL tells that one is gone.
+            found.retain(|d| !may_hide_some || torn_down.contains(&d.pod.uid));
             found
         })
     }

@@ -72,8 +72,10 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
     let Base { kernel, health, metrics, tasks, stop } = base;
     let journal = Journal::below(&args.state.state_dir);
     let loaded = tokio::task::spawn_blocking(move || Attachments::load(journal)).await?;
-    let (attachments, damaged) = loaded.context("cannot read the journal of attachments")?;
-    let attachments = Arc::new(attachments);
+    let attachments = Arc::new(loaded.context("cannot read the journal of attachments")?);
+    for file in attachments.unread() {
+        warn!(error = file.why, "an entry of the journal cannot be read; its interface stays as it is");
+    }
     let store = Arc::new(Store::default());
     let shared = Arc::new(Shared::default());
     let torn_down = Arc::new(TornDown::default());
@@ -100,7 +102,6 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
     // First the socket, then the files: a plugin writes its file and then tries the socket once more.
     let listener = cni::server::listen(&args.state.socket)?;
     // Needs no API server.
-    sweep::damaged(&cni, damaged).await;
     sweep::pending_dels(&cni).await;
     tasks.spawn(cni::server::serve(listener, cni.clone(), stop.clone()));
 

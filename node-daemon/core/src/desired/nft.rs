@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use braid_types::{AddrRange, Cidr, Family, IfName, Mac};
 
 use super::link::{GROUP_PODS, GROUP_TUNNELS};
+use crate::actual::SeenTable;
 use crate::view::NodeView;
 
 /// Name of the table, family `inet`. It is wholly ours.
@@ -228,6 +229,20 @@ impl Table {
             ),
         ];
         Self { sets, chains: chains.map(|(name, chain)| (name.to_owned(), chain)).into() }
+    }
+
+    /// This table with those elements that a table in the kernel has for some devices.
+    #[must_use]
+    pub(crate) fn with_those_of(&self, devices: &BTreeSet<IfName>, seen: &SeenTable) -> Self {
+        let of_them = |e: &&Element| e.dev().is_some_and(|d| devices.contains(d));
+        let elements = seen
+            .sets
+            .iter()
+            .map(|(name, set)| (name.clone(), set.elements.iter().filter(of_them).cloned().collect()))
+            .collect();
+        let mut table = self.clone();
+        table.insert(&elements);
+        table
     }
 
     /// Adds elements; those of unknown sets are left out.

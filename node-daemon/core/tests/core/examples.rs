@@ -350,3 +350,24 @@ fn router_advertisements_stay_accepted_and_a_ban_stays_a_ban() {
         assert!(step.is_none_or(|s| Some(s) < forwarding), "{now}: {:?}", plan.steps);
     }
 }
+
+#[test]
+fn a_pod_of_which_the_journal_cannot_tell_stays_as_it_is() {
+    let mut view = view(&[]);
+    view.vteps.insert("blue".into(), [ip("10.0.0.1")].into());
+    let pod = attachment(1);
+    view.attachments.insert(pod.host_if.clone(), pod.clone());
+    let kernel = apply(host(), &diff(&Desired::of(&view), &host()));
+    view.attachments.clear();
+    let gone = diff(&Desired::of(&view), &kernel);
+    assert!(gone.steps.contains(&Step::DelLink(pod.host_if.clone())), "{gone:#?}");
+    view.spared.insert(pod.host_if.clone());
+    assert_eq!(diff(&Desired::of(&view), &kernel), Plan::default());
+
+    // A table that has to be written anew takes the pod along.
+    view.subnets.insert("v4".into(), subnet("v4", "10.0.0.0/16"));
+    let after = apply(kernel.clone(), &diff(&Desired::of(&view), &kernel));
+    let pods = |k: &Actual| k.nft.as_ref().expect("table").sets["pods4"].elements.clone();
+    assert_eq!(pods(&after), pods(&kernel));
+    assert_eq!(pods(&after).len(), 1);
+}

@@ -138,6 +138,14 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
 
     /// Removes what an agent before this one left half done for the same interface.
     async fn clear_the_place(&self, id: &AttachmentId) -> Result<(), CniError> {
+        let unread = self.attachments.unread().into_iter().find(|u| u.attachment.as_ref() == Some(id));
+        if let Some(unread) = unread {
+            return Err(CniError::new(
+                ErrorCode::ATTACH_FAILED,
+                format!("the journal's entry of {id} cannot be read; the runtime has to call DEL first"),
+            )
+            .with_details(unread.why));
+        }
         match self.attachments.get(id).map(|e| e.stage) {
             None => Ok(()),
             Some(Stage::Live) => Err(CniError::new(
@@ -364,4 +372,4 @@ fn result(record: &Record) -> Result<CniResult, CniError> {
 
 #[cfg(test)]
 #[path = "service_tests.rs"]
-mod tests;
+pub(crate) mod tests;

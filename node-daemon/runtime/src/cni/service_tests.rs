@@ -11,7 +11,7 @@ use crate::index::tests::{applied, instance, pod};
 use crate::index::{Change, LocalNetwork, pod_key};
 use crate::store::Effect;
 
-type Server = Cni<FakeKernel, NoApi>;
+pub(crate) type Server = Cni<FakeKernel, NoApi>;
 
 struct Rig {
     cni: Arc<Server>,
@@ -24,10 +24,15 @@ async fn proof() -> InSync {
     Informers::default().in_sync().await
 }
 
-/// A server whose cluster has one pod with both addresses and one Network that is ready.
-async fn rig() -> Rig {
-    let dir = tempfile::tempdir().unwrap();
-    let (attachments, _) = Attachments::load(Journal::below(dir.path())).unwrap();
+/// A server that is in sync, over a journal.
+pub(crate) async fn server(dir: &std::path::Path) -> Server {
+    parts(dir).await.0
+}
+
+type Parts = (Server, tokio::sync::mpsc::UnboundedReceiver<Attached>, watch::Sender<Option<InSync>>);
+
+async fn parts(dir: &std::path::Path) -> Parts {
+    let attachments = Attachments::load(Journal::below(dir)).unwrap();
     let (proof_tx, in_sync) = watch::channel(Some(proof().await));
     let (sender, attached) = tokio::sync::mpsc::unbounded_channel();
     let (turns, busy) = Server::queues();
@@ -47,6 +52,13 @@ async fn rig() -> Rig {
         turns,
         busy,
     };
+    (cni, attached, proof_tx)
+}
+
+/// A server whose cluster has one pod with both addresses and one Network that is ready.
+async fn rig() -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let (cni, attached, proof_tx) = parts(dir.path()).await;
     cni.shared.set_view(NodeView { families: Family::ALL.into(), ..NodeView::default() });
     let set = ["10.0.0.5", "fd00::5"];
     cni.store.update(|index| {
@@ -179,7 +191,7 @@ async fn what_an_agent_before_left_half_done_is_cleared() {
     let mut half = rig.cni.attachments.get(&id("c1")).unwrap().record;
     half.state = RecordState::Started;
     rig.cni.attachments.journal().attachments.put(&half).unwrap();
-    let (attachments, _) = Attachments::load(Journal::below(rig.dir.path())).unwrap();
+    let attachments = Attachments::load(Journal::below(rig.dir.path())).unwrap();
     assert_eq!(attachments.get(&id("c1")).unwrap().stage, Stage::Interrupted);
 }
 
