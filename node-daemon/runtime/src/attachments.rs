@@ -13,6 +13,7 @@ use braid_node_core::view::Attachment;
 use braid_types::model::PodRef;
 use braid_types::{IfName, host_veth_name};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::plumbing::chain;
 
@@ -35,6 +36,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether all of it was made.
+    pub(crate) fn exists(&self) -> bool {
+        self.stage == Stage::Live && self.record.state == RecordState::Done
+    }
+
     /// The uid of its pod in the API.
     pub(crate) fn pod_uid(&self) -> &str {
         self.record.grant.as_ref().map_or(&self.record.pod.uid, |g| &g.pod_uid)
@@ -106,6 +112,7 @@ impl State {
 pub(crate) struct Attachments {
     journal: Journal,
     state: Mutex<State>,
+    changes: watch::Sender<()>,
 }
 
 impl Attachments {
@@ -118,7 +125,7 @@ impl Attachments {
                 Err(error) => state.note(listed.path, listed.attachment, &error),
             }
         }
-        Ok(Self { journal, state: Mutex::new(state) })
+        Ok(Self { journal, state: Mutex::new(state), changes: watch::Sender::new(()) })
     }
 
     /// The entries that cannot be read.
@@ -143,7 +150,8 @@ impl Attachments {
                     continue;
                 }
             }
-            state.generation += 1;
+            drop(state);
+            self.change_all(|_| ());
         }
     }
 
@@ -157,9 +165,9 @@ impl Attachments {
     /// Removes the file of an entry that cannot be read. Blocks.
     pub(crate) fn forget_unread(&self, path: &Path) -> Result<(), JournalError> {
         self.journal.attachments.remove_file(path)?;
-        let mut state = self.state.lock();
-        state.unread.remove(path);
-        state.generation += 1;
+        self.change_all(|state| {
+            state.unread.remove(path);
+        });
         Ok(())
     }
 
@@ -214,9 +222,9 @@ impl Attachments {
     /// The interface is gone. Blocks.
     pub(crate) fn forget(&self, id: &AttachmentId) -> Result<(), JournalError> {
         self.journal.attachments.remove(id)?;
-        self.state.lock().unread.retain(|_, u| u.attachment.as_ref() != Some(id));
-        self.change(|entries| {
-            entries.remove(id);
+        self.change_all(|state| {
+            state.unread.retain(|_, u| u.attachment.as_ref() != Some(id));
+            state.entries.remove(id);
         });
         Ok(())
     }
@@ -255,10 +263,21 @@ impl Attachments {
         self.state.lock().generation
     }
 
+    /// Ticks on every change. Subscribe before looking, so that no change falls between.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     fn change(&self, change: impl FnOnce(&mut BTreeMap<AttachmentId, Entry>)) {
+        self.change_all(|state| change(&mut state.entries));
+    }
+
+    fn change_all(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
-        change(&mut state.entries);
+        change(&mut state);
         state.generation += 1;
+        drop(state);
+        self.changes.send_replace(());
     }
 }
 

@@ -5,4 +5,4 @@ pub(crate) mod service;
 mod turns;
 pub(crate) mod wait;
 
-pub(crate) use service::{Attached, Cni};
+pub(crate) use service::Cni;

@@ -106,6 +106,8 @@ pub(crate) struct Held {
     pub(crate) resource_version: String,
     /// Whether a node has said that it uses the address.
     pub(crate) attached: bool,
+    /// The sandbox in which it has said so.
+    pub(crate) sandbox: Option<String>,
 }
 
 /// The controller's answer to a pod that gets no address.

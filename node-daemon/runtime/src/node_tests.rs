@@ -14,7 +14,7 @@ use braid_types::model::{Encapsulation, NetworkDef, NetworkType, SubnetDef, Vxla
 use braid_types::{Selector, Vni};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
@@ -168,7 +168,6 @@ struct Agent {
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
     _proof: watch::Sender<Option<InSync>>,
-    _attached: mpsc::UnboundedReceiver<crate::cni::Attached>,
 }
 
 impl Agent {
@@ -179,7 +178,6 @@ impl Agent {
         let attachments = Arc::new(Attachments::load(Journal::below(state_dir)).unwrap());
         let (shared, health) = (Arc::new(Shared::default()), Arc::new(Health::new("start")));
         let (proof, synced) = watch::channel(Some(in_sync));
-        let (attached, written) = mpsc::unbounded_channel();
         let (reports, told) = watch::channel(None);
         let (turns, busy) = Cni::<HostKernel, NoApi>::queues();
         let stop = CancellationToken::new();
@@ -193,7 +191,6 @@ impl Agent {
             metrics: Arc::default(),
             health: health.clone(),
             in_sync: synced,
-            attached,
             patience: Duration::from_secs(30),
             stop: stop.clone(),
             turns,
@@ -219,7 +216,7 @@ impl Agent {
         tasks.spawn(async move {
             tokio::select! { () = drift_stop.cancelled() => {}, () = watch_drift(monitor, shared) => {} }
         });
-        let mut agent = Self { cni, reports: told, stop, tasks, _proof: proof, _attached: written };
+        let mut agent = Self { cni, reports: told, stop, tasks, _proof: proof };
         let ready = |r: &Option<Report>| r.as_ref().is_some_and(|r| r.waiting_for.is_none());
         let report = agent.reports.wait_for(ready).await.unwrap().clone().unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);

@@ -164,7 +164,8 @@ impl Publisher {
     async fn write_condition(&self, unavailable: bool, why: Option<&str>) -> Result<(), RequestError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let patch = Patch::Strategic(node_condition(unavailable, why, now()));
-        limited(api.patch_status(&self.node, &PatchParams::default(), &patch)).await?;
+        let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
+        limited(api.patch_status(&self.node, &params, &patch)).await?;
         self.metrics.wrote("ok");
         info!(unavailable, "condition NetworkUnavailable of the Node set");
         Ok(())

@@ -11,6 +11,7 @@ use std::time::Duration;
 use braid_api::IPInstance;
 use braid_informer::InSync;
 use braid_types::model::{Phase, PodRef, UnixSeconds};
+use braid_types::well_known::NODE_MANAGER;
 use futures::{StreamExt, stream};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -201,7 +202,7 @@ impl<L: PodLookup> Releaser<L> {
     async fn confirm_torn_down(&self, due: &Due) -> Result<(), RequestError> {
         let api: Api<IPInstance> = Api::all(self.client.clone());
         let patch = torn_down_patch(due, now());
-        let params = PatchParams::default();
+        let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
         limited(api.patch_status(&due.name, &params, &Patch::Merge(patch))).await.map(drop)
     }
 }

@@ -102,7 +102,8 @@ fn held(raw: &IPInstance) -> Parsed<Held> {
     let def = InstanceDef::try_from(raw);
     let resource_version = raw.metadata.resource_version.clone().unwrap_or_default();
     let attached = raw.status.as_ref().is_some_and(|s| s.attached_at.is_some());
-    parsed(&raw.metadata, def.map(|def| Held { def, resource_version, attached }))
+    let sandbox = raw.status.as_ref().and_then(|s| s.sandbox.clone());
+    parsed(&raw.metadata, def.map(|def| Held { def, resource_version, attached, sandbox }))
 }
 
 fn own_node(raw: Node) -> OwnNode {

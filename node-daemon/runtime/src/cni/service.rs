@@ -45,23 +45,12 @@ pub(crate) struct Cni<P, L> {
     pub(crate) health: Arc<Health>,
     /// The proof, as soon as there is one.
     pub(crate) in_sync: watch::Receiver<Option<InSync>>,
-    /// Takes what is to be written about new interfaces.
-    pub(crate) attached: tokio::sync::mpsc::UnboundedSender<Attached>,
     /// How long ADD waits at most.
     pub(crate) patience: Duration,
     /// Ends what only waits.
     pub(crate) stop: CancellationToken,
     pub(crate) turns: Turns,
     pub(crate) busy: Semaphore,
-}
-
-/// An interface that exists now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Attached {
-    /// Names and uids of the IPInstances.
-    pub(crate) instances: Vec<(String, String)>,
-    /// The sandbox.
-    pub(crate) container_id: String,
 }
 
 /// The parts that a [`Cni`] is made of, for whoever wires it.
@@ -119,11 +108,6 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         let record = record(&add, &granted)?;
         let result = result(&record)?;
         self.make(record, result.clone()).await?;
-
-        let instances = granted.instances.iter().map(|d| (d.name.to_string(), d.uid.clone())).collect();
-        let container_id = add.attachment.container_id.to_string();
-        // The receiver ends with the process only.
-        let _ = self.attached.send(Attached { instances, container_id });
         Ok(Reply::Attached { result, plan: vec![Attachment::native(add.attachment.ifname)] })
     }
 

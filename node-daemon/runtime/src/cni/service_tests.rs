@@ -15,7 +15,6 @@ pub(crate) type Server = Cni<FakeKernel, NoApi>;
 
 struct Rig {
     cni: Arc<Server>,
-    attached: tokio::sync::mpsc::UnboundedReceiver<Attached>,
     proof: watch::Sender<Option<InSync>>,
     dir: tempfile::TempDir,
 }
@@ -29,12 +28,9 @@ pub(crate) async fn server(dir: &std::path::Path) -> Server {
     parts(dir).await.0
 }
 
-type Parts = (Server, tokio::sync::mpsc::UnboundedReceiver<Attached>, watch::Sender<Option<InSync>>);
-
-async fn parts(dir: &std::path::Path) -> Parts {
+async fn parts(dir: &std::path::Path) -> (Server, watch::Sender<Option<InSync>>) {
     let attachments = Attachments::load(Journal::below(dir)).unwrap();
     let (proof_tx, in_sync) = watch::channel(Some(proof().await));
-    let (sender, attached) = tokio::sync::mpsc::unbounded_channel();
     let (turns, busy) = Server::queues();
     let cni = Server {
         store: Arc::default(),
@@ -46,19 +42,18 @@ async fn parts(dir: &std::path::Path) -> Parts {
         metrics: Arc::default(),
         health: Arc::new(Health::new("start")),
         in_sync,
-        attached: sender,
         patience: Duration::from_secs(30),
         stop: CancellationToken::new(),
         turns,
         busy,
     };
-    (cni, attached, proof_tx)
+    (cni, proof_tx)
 }
 
 /// A server whose cluster has one pod with both addresses and one Network that is ready.
 async fn rig() -> Rig {
     let dir = tempfile::tempdir().unwrap();
-    let (cni, attached, proof_tx) = parts(dir.path()).await;
+    let (cni, proof_tx) = parts(dir.path()).await;
     cni.shared.set_view(NodeView { families: Family::ALL.into(), ..NodeView::default() });
     let set = ["10.0.0.5", "fd00::5"];
     cni.store.update(|index| {
@@ -78,7 +73,7 @@ async fn rig() -> Rig {
         index.local.insert("overlay".into(), ready);
         Effect::Quiet
     });
-    Rig { cni: Arc::new(cni), attached, proof: proof_tx, dir }
+    Rig { cni: Arc::new(cni), proof: proof_tx, dir }
 }
 
 fn id(container: &str) -> AttachmentId {
@@ -130,7 +125,7 @@ fn files(rig: &Rig) -> usize {
 
 #[tokio::test]
 async fn add_and_del() {
-    let mut rig = rig().await;
+    let rig = rig().await;
     let Reply::Attached { result, plan } = ask(&rig.cni, add("c1")).await else { panic!("not attached") };
     assert_eq!(plan, [Attachment::native("eth0".parse().unwrap())]);
     let ips: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
@@ -140,7 +135,8 @@ async fn add_and_del() {
     assert_eq!(result.interfaces[1].sandbox, "/run/netns/c1");
     assert_eq!(result.routes.len(), 2);
     assert_eq!((devices(&rig), files(&rig)), (1, 1));
-    assert_eq!(rig.attached.recv().await.unwrap().instances.len(), 2);
+    let told = rig.cni.store.read(|i| crate::attached::unsaid(i, &rig.cni.attachments.all()));
+    assert_eq!(told.len(), 2);
 
     for _ in 0..2 {
         assert_eq!(ask(&rig.cni, del("c1")).await, Reply::Done, "DEL can be repeated");

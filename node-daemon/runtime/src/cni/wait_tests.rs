@@ -73,7 +73,7 @@ fn grant(store: &Store, address: &str, set: &[&str]) {
         deleting: false,
     };
     store.update(|index| {
-        let held = Held { def, resource_version: "1".into(), attached: false };
+        let held = Held { def, resource_version: "1".into(), attached: false, sandbox: None };
         index.apply_own(Change::Applied(held.def.name.to_string(), Ok(held)));
         Effect::Quiet
     });
