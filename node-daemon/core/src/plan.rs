@@ -210,6 +210,16 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     Plan { steps, conflicts: links.conflicts }
 }
 
+/// The device that keeps a VXLAN device from being made: of the same VNI and port the kernel takes one only.
+#[must_use]
+pub fn rival<'a>(wanted: &Link, actual: &'a Actual) -> Option<&'a IfName> {
+    let LinkKind::Vxlan(want) = &wanted.kind else { return None };
+    let same = |seen: &&SeenLink| {
+        seen.vxlan.as_ref().is_some_and(|v| v.vni == want.vni.get() && v.port == want.port)
+    };
+    actual.links.iter().find(|(name, seen)| **name != wanted.name && same(seen)).map(|(name, _)| name)
+}
+
 /// What happens to devices, which decides about everything on them.
 struct Links {
     del: Vec<IfName>,

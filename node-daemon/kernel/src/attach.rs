@@ -13,7 +13,7 @@ use braid_node_core::plan::{Plan, Step};
 use braid_types::{Family, IfName, Mac};
 
 use crate::apply::on_device;
-use crate::error::{AttachError, KernelError, Refusal};
+use crate::error::{AttachError, KernelError, Refusal, Side};
 use crate::rt::{self, Devices};
 use crate::socket::{self, Socket};
 use crate::{Kernel, netns, nft, sysctl};
@@ -99,11 +99,23 @@ impl Kernel {
     pub(crate) fn make_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {
         let namespace = netns::open(Path::new(&pod.netns))?;
         let add = rt::link::add_veth(link, pod, namespace.as_fd());
-        self.exchange(vec![add], format!("make veth pair {} with {}", link.name, pod.name))?;
+        self.exchange(vec![add], format!("make veth pair {} with {}", link.name, pod.name))
+            .map_err(|error| self.name_taken(error, link, pod))?;
         self.finish_pair(link, pod).inspect_err(|_| {
             // The error that is returned says more than a second one could.
             let _ = self.exchange(vec![rt::link::del(&link.name)], format!("remove device {}", link.name));
         })
+    }
+
+    /// Which of the two names it is that the kernel says exists already.
+    fn name_taken(&self, error: KernelError, link: &Link, pod: &PodEnd) -> KernelError {
+        let source = match error {
+            KernelError::Refused { source, .. } if source.errno == nix::libc::EEXIST => source,
+            other => return other,
+        };
+        let on_host = self.route.with(|socket| read_link(socket, &link.name)).is_ok_and(|l| l.is_some());
+        let (name, place) = if on_host { (&link.name, Side::Host) } else { (&pod.name, Side::Pod) };
+        KernelError::NameTaken { name: name.clone(), place, source }
     }
 
     fn finish_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {

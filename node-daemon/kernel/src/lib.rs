@@ -26,7 +26,7 @@ use braid_types::Family;
 
 pub use attach::Mismatch;
 pub use dump::Scope;
-pub use error::{AttachError, Failed, KernelError, Refusal, Report};
+pub use error::{AttachError, Failed, KernelError, Refusal, Report, Side};
 pub use monitor::{Dirty, Monitor};
 
 use pool::{OwnPorts, Pool};

@@ -1,6 +1,7 @@
 //! Work inside another network namespace.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
@@ -12,7 +13,10 @@ use crate::error::KernelError;
 /// # Errors
 /// The path cannot be opened.
 pub fn open(path: &Path) -> Result<File, KernelError> {
-    File::open(path).map_err(KernelError::system(format!("open network namespace {}", path.display())))
+    File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => KernelError::NamespaceGone { path: path.to_owned(), source },
+        _ => KernelError::system(format!("open network namespace {}", path.display()))(source),
+    })
 }
 
 /// Runs `f` inside a network namespace and returns to the own one.

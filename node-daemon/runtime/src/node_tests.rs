@@ -87,7 +87,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn network() -> NetworkDef {
+pub(crate) fn network() -> NetworkDef {
     NetworkDef {
         name: "overlay".into(),
         created: 0,
@@ -191,6 +191,7 @@ impl Agent {
             metrics: Arc::default(),
             health: health.clone(),
             in_sync: synced,
+            leftovers: Arc::default(),
             patience: Duration::from_secs(30),
             stop: stop.clone(),
             turns,

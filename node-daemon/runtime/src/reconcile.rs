@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use braid_informer::InSync;
+use braid_node_core::actual::Actual;
 use braid_node_core::desired::Desired;
 use braid_node_core::overlay::{self, NotReady};
-use braid_node_core::plan::{self, Conflict, Plan};
+use braid_node_core::plan::{self, Conflict, Plan, Step};
 use braid_node_core::view::{self as core_view, NodeView};
+use braid_types::IfName;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ use crate::attachments::Attachments;
 use crate::health::Health;
 use crate::index::{LocalNetwork, WAITING_FOR_ADDRESS};
 use crate::metrics::Metrics;
-use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain};
+use crate::plumbing::{Fault, Outcome, Plumbing, PlumbingError, chain};
 use crate::release::now;
 use crate::store::{Effect, Store};
 use crate::{sweep, view};
@@ -100,6 +102,15 @@ struct Compared {
     generation: u64,
     view: NodeView,
     plan: Plan,
+    /// Devices that cannot be made because of another one, with that one.
+    rivals: BTreeMap<IfName, IfName>,
+}
+
+/// What became of a comparison.
+struct Done {
+    view: NodeView,
+    plan: Plan,
+    outcomes: Vec<Outcome>,
 }
 
 impl<P: Plumbing> Loop<P> {
@@ -144,14 +155,14 @@ impl<P: Plumbing> Loop<P> {
         }
     }
 
-    async fn compare_and_apply(&self, cause: Cause) -> Result<(NodeView, Plan, Vec<Outcome>), PlumbingError> {
+    async fn compare_and_apply(&self, cause: Cause) -> Result<Done, PlumbingError> {
         for attempt in 0.. {
             // In the end pods wait for the loop instead of the loop for a moment without pods.
             let early = if attempt < OPTIMISM { None } else { Some(self.shared.gate.write().await) };
             let compared = self.compare().await?;
             self.shared.set_view(compared.view.clone());
             if compared.plan.steps.is_empty() {
-                return Ok((compared.view, compared.plan, Vec::new()));
+                return Ok(Done { view: compared.view, plan: compared.plan, outcomes: Vec::new() });
             }
             let guard = match early {
                 Some(guard) => guard,
@@ -161,10 +172,12 @@ impl<P: Plumbing> Loop<P> {
                 debug!("pods came or went meanwhile, planning again");
                 continue;
             }
-            let (plan, outcomes) = self.apply(compared.plan).await?;
+            let Compared { view, plan, rivals, .. } = compared;
+            let (plan, mut outcomes) = self.apply(plan).await?;
             drop(guard);
+            explain(&mut outcomes, &rivals);
             self.count(cause, &outcomes);
-            return Ok((compared.view, plan, outcomes));
+            return Ok(Done { view, plan, outcomes });
         }
         unreachable!("the range has no end")
     }
@@ -187,8 +200,10 @@ impl<P: Plumbing> Loop<P> {
             // A lost pair cannot be made again without the pod's namespace; the sweep removes its traces.
             view.attachments.retain(|dev, a| links.links.contains_key(dev) || Path::new(&a.netns).exists());
             let desired = Desired::of(&view);
-            let plan = plan::diff(&desired, &plumbing.dump(&desired)?);
-            Ok(Compared { generation: snapshot.generation, view, plan })
+            let actual = plumbing.dump(&desired)?;
+            let plan = plan::diff(&desired, &actual);
+            let rivals = rivals(&plan, &actual);
+            Ok(Compared { generation: snapshot.generation, view, plan, rivals })
         })
         .await
     }
@@ -218,17 +233,12 @@ impl<P: Plumbing> Loop<P> {
     }
 
     /// Reports a comparison; whether it has to be repeated soon.
-    fn tell(
-        &self,
-        result: Result<(NodeView, Plan, Vec<Outcome>), PlumbingError>,
-        begun: Instant,
-        patient: bool,
-    ) -> bool {
+    fn tell(&self, result: Result<Done, PlumbingError>, begun: Instant, patient: bool) -> bool {
         let (report, failed) = match result {
-            Ok((view, plan, outcomes)) => {
+            Ok(Done { view, plan, outcomes }) => {
                 let failures: BTreeSet<String> = failures(&plan.conflicts, &outcomes);
                 let failed = outcomes.iter().any(|o| o.error.is_some());
-                let networks = local_networks(&view);
+                let networks = local_networks(&view, &plan.conflicts, &outcomes);
                 let first = self.health.waiting_for().is_some();
                 let waiting_for = first.then(|| waiting_for(&networks, failed, patient)).flatten();
                 (Report { waiting_for, networks, failures }, failed)
@@ -269,7 +279,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, PlumbingError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(PlumbingError(format!("a thread ended early: {error}"))),
+        Err(error) => Err(PlumbingError::other(format!("a thread ended early: {error}"))),
     }
 }
 
@@ -278,11 +288,55 @@ fn failures(conflicts: &[Conflict], outcomes: &[Outcome]) -> BTreeSet<String> {
     conflicts.iter().map(ToString::to_string).chain(failed).collect()
 }
 
-/// Every Network of the view as it stands here.
-fn local_networks(view: &NodeView) -> BTreeMap<String, LocalNetwork> {
-    let all = overlay::realise(view).into_iter();
-    all.map(|(name, result)| (name, local_network(&result))).collect()
+fn rivals(plan: &Plan, actual: &Actual) -> BTreeMap<IfName, IfName> {
+    let made = plan.steps.iter().filter_map(|step| match step {
+        Step::AddVxlan(link) => Some(link),
+        _ => None,
+    });
+    made.filter_map(|link| Some((link.name.clone(), plan::rival(link, actual)?.clone()))).collect()
 }
+
+/// Says who is in the way where the kernel says only that somebody is.
+fn explain(outcomes: &mut [Outcome], rivals: &BTreeMap<IfName, IfName>) {
+    for outcome in outcomes {
+        let Some(rival) = outcome.device.as_ref().and_then(|d| rivals.get(d)) else { continue };
+        outcome.error = outcome.error.take().map(|error| match error.fault {
+            Fault::Exists => error.explained(&format!(
+                "device {rival} has the same VNI and UDP port: remove it, or choose another spec.vxlan.vni"
+            )),
+            _ => error,
+        });
+    }
+}
+
+/// Every Network of the view as it stands here. One whose device could not be had is not ready, whatever the view says.
+fn local_networks(
+    view: &NodeView,
+    conflicts: &[Conflict],
+    outcomes: &[Outcome],
+) -> BTreeMap<String, LocalNetwork> {
+    let mut all = BTreeMap::new();
+    for (name, result) in overlay::realise(view) {
+        let mut local = local_network(&result);
+        if let Some(device) = local.device.clone() {
+            let conflict = conflicts.iter().find(|c| c.name == device);
+            let failed = outcomes.iter().find(|o| o.error.is_some() && o.device.as_ref() == Some(&device));
+            let why = conflict.map(ToString::to_string).or_else(|| failed.map(ToString::to_string));
+            if let Some(why) = why {
+                local.ready = false;
+                DEVICE_FAILED.clone_into(&mut local.reason);
+                local.message = why;
+                // Nobody may send to where no device is.
+                local.vtep = local.vtep.filter(|_| conflict.is_none() && view.tunnels.contains_key(&device));
+            }
+        }
+        all.insert(name, local);
+    }
+    all
+}
+
+/// The reason of a Network whose device cannot be made or set up.
+const DEVICE_FAILED: &str = "DeviceFailed";
 
 fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
     match result {

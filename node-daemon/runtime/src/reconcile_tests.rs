@@ -66,7 +66,7 @@ async fn a_lost_interface_without_its_namespace_is_no_failure() {
     let l = new(dir.path());
     let r = record("c1", "u1", "10.0.0.5");
     l.attachments.begin(r).unwrap();
-    let (_, _, outcomes) = l.compare_and_apply(Cause::Drift).await.unwrap();
+    let Done { outcomes, .. } = l.compare_and_apply(Cause::Drift).await.unwrap();
     assert!(!outcomes.iter().any(|o| o.kind == "link"), "{outcomes:?}");
 }
 
@@ -149,5 +149,41 @@ async fn a_pod_whose_entry_cannot_be_read_keeps_its_device() {
         l.plumbing.devices.lock().insert(device);
         l.compare_and_apply(Cause::Change).await.unwrap();
         assert_eq!(l.plumbing.devices.lock().len(), 1, "{name}");
+    }
+}
+
+/// A view in which this Network has its device.
+fn view_with_overlay() -> NodeView {
+    let link = braid_node_core::view::HostLink {
+        mtu: 1500,
+        up: true,
+        addrs: vec![("192.0.2.2".parse().unwrap(), 24)],
+        default_route: [braid_types::Family::V4].into(),
+    };
+    let mut view = NodeView { families: braid_types::Family::ALL.into(), ..NodeView::default() };
+    view.links.insert("eth0".parse().unwrap(), link);
+    view.networks.insert("overlay".into(), crate::node_tests::network());
+    view
+}
+
+#[test]
+fn a_network_whose_device_cannot_be_had_is_not_ready() {
+    let view = view_with_overlay();
+    assert!(local_networks(&view, &[], &[])["overlay"].ready);
+
+    let desired = Desired::of(&view);
+    let device: IfName = "eth0.vxlan4".parse().unwrap();
+    let step = Step::AddVxlan(desired.links[&device].clone());
+    let refused = PlumbingError { fault: Fault::Exists, ..PlumbingError::other("File exists") };
+    let mut outcomes = [crate::plumbing::outcome(&step, Some(refused))];
+    explain(&mut outcomes, &[(device.clone(), "other0".parse().unwrap())].into());
+    let conflict = Conflict { name: device, found: "a hardware device".into() };
+    for (conflicts, outcomes, part) in
+        [(&[][..], &outcomes[..], "other0"), (&[conflict][..], &[][..], "a hardware device")]
+    {
+        let local = &local_networks(&view, conflicts, outcomes)["overlay"];
+        assert!(!local.ready && local.vtep.is_none(), "{local:?}");
+        assert_eq!(local.usable_mtu([]), None);
+        assert!(local.reason == DEVICE_FAILED && local.message.contains(part), "{local:?}");
     }
 }

@@ -140,6 +140,7 @@ pub(crate) async fn run<P: Plumbing, L: PodLookup>(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(if clean { PERIOD } else { RETRY }) => {}
+            () = cni.leftovers.notified() => {}
         }
         clean = once(&cni, proof).await;
     }

@@ -93,6 +93,7 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         metrics: metrics.clone(),
         health: health.clone(),
         in_sync,
+        leftovers: Arc::default(),
         patience: args.add_deadline,
         stop: stop.clone(),
         turns,

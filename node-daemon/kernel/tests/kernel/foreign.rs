@@ -1,5 +1,7 @@
 //! What is not ours stays as it is.
 
+use braid_node_core::plan::{Step, rival};
+use braid_node_kernel::Scope;
 use braid_types::model::Encapsulation;
 
 use crate::lab::{blue, two_nodes};
@@ -87,4 +89,19 @@ fn a_foreign_device_under_our_name_is_named_and_left_alone() {
     assert!(!report.is_clean());
     assert_eq!(a.ns.sh("ip -o link show eth0.vxlan4; ip -o addr show eth0.vxlan4"), before);
     assert!(!a.ns.sh("ip route show table 40000").contains("eth0.vxlan4"));
+}
+
+#[test]
+fn a_foreign_device_with_our_vni_is_named() {
+    let (mut a, _b) = two_nodes(|v| blue(v, &NODES, Encapsulation::Always, false));
+    a.ns.run(|| a.kernel.uninstall()).expect("uninstall");
+    a.ns.sh("ip link add other0 type vxlan id 4 dev eth0 local 192.168.50.1 dstport 8472");
+    a.look();
+    let plan = a.plan();
+    let report = a.apply(&plan);
+    let failed = report.failed.first().expect("two devices with one VNI");
+    assert!(failed.error.already_exists(), "{report:?}");
+    let Step::AddVxlan(wanted) = &*failed.step else { panic!("{failed:?}") };
+    let actual = a.ns.run(|| a.kernel.dump(&Scope::links())).expect("dump");
+    assert_eq!(rival(wanted, &actual).map(ToString::to_string).as_deref(), Some("other0"));
 }

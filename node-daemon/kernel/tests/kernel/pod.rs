@@ -1,5 +1,6 @@
 //! Attaching, detaching and checking one pod.
 
+use braid_node_kernel::{KernelError, Side};
 use braid_types::model::Encapsulation;
 
 use crate::lab::{Node, blue, two_nodes};
@@ -52,6 +53,7 @@ fn a_failed_attach_is_undone() {
     let wiring = a.wiring(&pod);
     let error = a.ns.run(|| a.kernel.attach(&wiring)).expect_err("the name is taken");
     assert_eq!(error.error.errno(), Some(nix::libc::EEXIST), "{error:?}");
+    assert!(matches!(error.error, KernelError::NameTaken { place: Side::Pod, .. }), "{error:?}");
     assert_eq!(snapshot(&a), before);
 
     // The namespace is gone.
@@ -59,6 +61,7 @@ fn a_failed_attach_is_undone() {
     gone.pod.netns = "/proc/self/fd/99999".into();
     let error = a.ns.run(|| a.kernel.attach(&gone)).expect_err("no namespace");
     assert_eq!(error.error.errno(), Some(nix::libc::ENOENT), "{error:?}");
+    assert!(matches!(error.error, KernelError::NamespaceGone { .. }), "{error:?}");
     assert_eq!(snapshot(&a), before);
 
     // The last step fails: the route's source is no address of this node.

@@ -42,6 +42,7 @@ async fn parts(dir: &std::path::Path) -> (Server, watch::Sender<Option<InSync>>)
         metrics: Arc::default(),
         health: Arc::new(Health::new("start")),
         in_sync,
+        leftovers: Arc::default(),
         patience: Duration::from_secs(30),
         stop: CancellationToken::new(),
         turns,
@@ -265,4 +266,51 @@ async fn status_says_what_is_waited_for() {
     assert_eq!((e.code, e.msg.as_str()), (ErrorCode::NOT_AVAILABLE, "start"));
     rig.cni.health.ready();
     assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+}
+
+#[tokio::test]
+async fn every_kind_of_failure_has_its_code() {
+    let rig = rig().await;
+    for (fault, code) in [
+        (Fault::NamespaceGone, ErrorCode::UNKNOWN_CONTAINER),
+        (Fault::NameTakenInPod, ErrorCode::INVALID_ENVIRONMENT),
+        (Fault::Passing, ErrorCode::TRY_AGAIN),
+        (Fault::Journal, ErrorCode::IO),
+        (Fault::Other, ErrorCode::ATTACH_FAILED),
+    ] {
+        *rig.cni.plumbing.broken.lock() = Some(PlumbingError { fault, ..PlumbingError::other("why") });
+        let e = error(&rig.cni, add("c1")).await;
+        assert_eq!((e.code, e.details.as_str()), (code, "why"));
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_add_left_is_remembered_and_swept() {
+    let rig = rig().await;
+    *rig.cni.plumbing.broken.lock() = Some(PlumbingError::other("no").leaving_something());
+    error(&rig.cni, add("c1")).await;
+    assert_eq!(rig.cni.attachments.get(&id("c1")).unwrap().stage, Stage::Leaving);
+    rig.cni.plumbing.break_with(None);
+    rig.cni.leftovers.notified().await;
+    assert!(crate::sweep::once(&rig.cni, proof().await).await);
+    assert_eq!((files(&rig), rig.cni.attachments.all().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_del_that_could_not_be_done_is_repeated_soon() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    let stop = CancellationToken::new();
+    let sweep = tokio::spawn(crate::sweep::run(rig.cni.clone(), true, proof().await, stop.clone()));
+    rig.cni.plumbing.break_with(Some("busy"));
+    ask(&rig.cni, del("c1")).await;
+    rig.cni.plumbing.break_with(None);
+    let begun = Instant::now();
+    while !rig.cni.attachments.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "the next sweep was waited for");
+    assert!(!rig.cni.attachments.pods().contains("u1"));
+    stop.cancel();
+    sweep.await.unwrap();
 }
