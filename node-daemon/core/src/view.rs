@@ -63,6 +63,8 @@ pub struct HostLink {
     pub addrs: Vec<(IpAddr, u8)>,
     /// Families whose preferred default route leaves here.
     pub default_route: BTreeSet<Family>,
+    /// Leads to the network around the host, and not to containers or machines on it, as far as its kind tells.
+    pub outward: bool,
 }
 
 impl HostLink {
@@ -162,16 +164,16 @@ pub fn host_links(actual: &Actual) -> BTreeMap<IfName, HostLink> {
                 .map(|(key, seen)| (seen.position, key.addr, key.prefix_len))
                 .collect();
             addrs.sort_unstable();
-            let link = HostLink {
-                mtu: link.mtu,
-                up: link.up,
-                addrs: addrs.into_iter().map(|(_, a, len)| (a, len)).collect(),
-                default_route: Family::ALL
-                    .into_iter()
-                    .filter(|f| actual.default_devs.get(*f).as_ref() == Some(name))
-                    .collect(),
-            };
-            (name.clone(), link)
+            let addrs: Vec<(IpAddr, u8)> = addrs.into_iter().map(|(_, a, len)| (a, len)).collect();
+            let default_route: BTreeSet<Family> = Family::ALL
+                .into_iter()
+                .filter(|f| actual.default_devs.get(*f).as_ref() == Some(name))
+                .collect();
+            let has_v6 = addrs.iter().any(|(a, _)| a.is_ipv6());
+            // Pairs, bridges and tunnels lead to containers, unless the host itself lives on them.
+            let wire = matches!(link.kind.as_str(), "" | "bond" | "team" | "vlan" | "macvlan");
+            let outward = !link.enslaved && (wire || has_v6 || !default_route.is_empty());
+            (name.clone(), HostLink { mtu: link.mtu, up: link.up, addrs, default_route, outward })
         })
         .collect()
 }

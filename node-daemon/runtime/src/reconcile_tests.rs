@@ -159,6 +159,7 @@ fn view_with_overlay() -> NodeView {
         up: true,
         addrs: vec![("192.0.2.2".parse().unwrap(), 24)],
         default_route: [braid_types::Family::V4].into(),
+        outward: true,
     };
     let mut view = NodeView { families: braid_types::Family::ALL.into(), ..NodeView::default() };
     view.links.insert("eth0".parse().unwrap(), link);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use braid_node_core::actual::Actual;
-use braid_node_core::attach;
+use braid_node_core::actual::{Actual, SeenAddr, SeenLink, SeenVxlan};
 use braid_node_core::desired::nft::{Element, Range};
-use braid_node_core::desired::{Desired, RouteKey, Target, sysctl};
+use braid_node_core::desired::{AddrKey, Desired, RouteKey, Target, sysctl};
 use braid_node_core::overlay::{NotReady, realise};
 use braid_node_core::plan::{Plan, Step, diff};
-use braid_node_core::view::{HostLink, NodeView, tunnels};
+use braid_node_core::view::{HostLink, NodeView, host_links, tunnels};
+use braid_node_core::{attach, ours};
 use braid_types::model::{
     BlockDef, Encapsulation, NetworkDef, NetworkType, NodeDef, NodeNetworkDef, SubnetDef, VtepDef, VxlanDef,
 };
@@ -45,6 +45,7 @@ fn view(patterns: &[&str]) -> NodeView {
         up: true,
         addrs: vec![(ip(addr), 24)],
         default_route: if default { [Family::V4].into() } else { BTreeSet::new() },
+        outward: true,
     };
     let mut view = NodeView { node: "a".into(), families: Family::ALL.into(), ..NodeView::default() };
     view.links.insert(name("eth0"), link("192.168.1.1", true));
@@ -334,21 +335,45 @@ fn touching_subnets_become_one_range() {
 
 #[test]
 fn router_advertisements_stay_accepted_and_a_ban_stays_a_ban() {
-    let view = view(&[]);
-    let desired = Desired::of(&view);
-    let path = sysctl::of_device(Family::V6, &name("eth0"), "accept_ra");
-    for (now, changes) in [("1", true), ("0", false), ("2", false)] {
-        let mut kernel = host();
-        kernel.sysctls.insert(path.clone(), now.into());
-        let plan = diff(&desired, &kernel);
-        let step = plan.steps.iter().position(|s| matches!(s, Step::SetSysctl { path: p, .. } if *p == path));
-        assert_eq!(step.is_some(), changes, "{now}");
-        // Before forwarding is switched on, or the next advertisement is lost.
-        let forwarding =
-            |s: &Step| matches!(s, Step::SetSysctl { path, .. } if path == "ipv6/conf/all/forwarding");
-        let forwarding = plan.steps.iter().position(forwarding);
-        assert!(step.is_none_or(|s| Some(s) < forwarding), "{now}: {:?}", plan.steps);
+    // On a node that has no Network yet, as on one that has.
+    let mut bare = view(&[]);
+    bare.networks.clear();
+    for view in [view(&[]), bare] {
+        let desired = Desired::of(&view);
+        for dev in ["eth0", "eth1"] {
+            let path = sysctl::of_device(Family::V6, &name(dev), "accept_ra");
+            for (now, changes) in [("1", true), ("0", false), ("2", false)] {
+                let mut kernel = host();
+                kernel.sysctls.insert(path.clone(), now.into());
+                let plan = diff(&desired, &kernel);
+                let sets = |wanted: &str| {
+                    let is = |s: &Step| matches!(s, Step::SetSysctl { path, .. } if path == wanted);
+                    plan.steps.iter().position(is)
+                };
+                assert_eq!(sets(&path).is_some(), changes, "{dev} {now}");
+                // Before forwarding is switched on, or the next advertisement is lost.
+                let forwarding = sets("ipv6/conf/all/forwarding");
+                assert!(sets(&path).is_none_or(|s| Some(s) < forwarding), "{now}: {:?}", plan.steps);
+            }
+        }
     }
+}
+
+#[test]
+fn advertisements_of_containers_are_not_let_in() {
+    let mut kernel = host();
+    let link = |kind: &str| SeenLink { kind: kind.into(), mtu: 1500, up: true, ..SeenLink::default() };
+    for (dev, kind) in [("lan0", "vlan"), ("docker0", "bridge"), ("cali0", "veth"), ("br0", "bridge")] {
+        kernel.links.insert(name(dev), link(kind));
+    }
+    kernel.links.insert(name("eth9"), SeenLink { enslaved: true, ..link("") });
+    let usable = SeenAddr { usable_as_source: true, ..SeenAddr::default() };
+    let addr = |dev: &str, a: &str| AddrKey { dev: name(dev), addr: ip(a), prefix_len: 64 };
+    kernel.addrs.insert(addr("br0", "2001:db8::7"), usable.clone());
+    kernel.addrs.insert(addr("docker0", "172.17.0.1"), usable);
+    let outward: Vec<_> =
+        host_links(&kernel).into_iter().filter(|(_, l)| l.outward).map(|(n, _)| n).collect();
+    assert_eq!(outward, ["br0", "eth0", "lan0"].map(name));
 }
 
 #[test]
@@ -370,4 +395,28 @@ fn a_pod_of_which_the_journal_cannot_tell_stays_as_it_is() {
     let pods = |k: &Actual| k.nft.as_ref().expect("table").sets["pods4"].elements.clone();
     assert_eq!(pods(&after), pods(&kernel));
     assert_eq!(pods(&after).len(), 1);
+}
+
+#[test]
+fn a_device_is_ours_by_two_of_three_marks() {
+    let ours = |dev: &str, kind: &str, alias: &str, group: u32| {
+        let vxlan = (kind == "vxlan").then(|| SeenVxlan { vni: 4, ..SeenVxlan::default() });
+        let seen = SeenLink { kind: kind.into(), alias: alias.into(), group, vxlan, ..SeenLink::default() };
+        ours::link(&name(dev), &seen)
+    };
+    let long = braid_types::vxlan_device_name(&name("enp129s0f0np0"), Vni::try_from(4).expect("VNI")).0;
+    for (kind, group, right, wrong) in [
+        ("veth", 176, vec!["braid0123456789"], vec!["braidge0", "braid012345678"]),
+        ("vxlan", 177, vec!["eth0.vxlan4", long.as_str()], vec!["eth0.vxlan5", ".vxlan4", "bvlan", "vx4"]),
+    ] {
+        for dev in right {
+            assert!(ours(dev, kind, "braid:x", 0) && ours(dev, kind, "", group), "{dev}");
+            assert!(!ours(dev, kind, "", 0) && !ours(dev, kind, "braid", 1), "{dev}");
+        }
+        for dev in wrong {
+            assert!(ours(dev, kind, "braid:x", group), "{dev}");
+            assert!(!ours(dev, kind, "braid:x", 0) && !ours(dev, kind, "", group), "{dev}");
+        }
+    }
+    assert!(!ours("eth0.vxlan4", "bridge", "braid:x", 177));
 }
