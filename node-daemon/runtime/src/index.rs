@@ -10,6 +10,8 @@ use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, Subn
 use braid_types::well_known::VTEP_INTERFACE;
 use braid_types::{Family, IfName};
 
+use crate::store::Effect;
+
 /// A change of one kind, parsed. `Err` holds why an object was not understood.
 #[derive(Debug, Clone)]
 pub(crate) enum Change<V> {
@@ -215,19 +217,20 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Takes a change of this node's addresses; whether addresses that the kernel must know differ.
-    /// Those of pods come and go with ADD and DEL; the node's own ones are the kernel's business here.
-    pub(crate) fn apply_own(&mut self, change: Change<Held>) -> bool {
+    /// Takes a change of this node's addresses. Those of pods come and go with ADD and DEL; the node's own ones are the
+    /// kernel's business here.
+    pub(crate) fn apply_own(&mut self, change: Change<Held>) -> Effect {
         let before = self.vteps();
-        if self.own.apply(change) {
-            self.by_pod = BTreeMap::new();
-            for (name, held) in &self.own.entries {
-                if let Some(pod) = &held.def.pod {
-                    self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
-                }
+        if !self.own.apply(change) {
+            return Effect::Nothing;
+        }
+        self.by_pod = BTreeMap::new();
+        for (name, held) in &self.own.entries {
+            if let Some(pod) = &held.def.pod {
+                self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
             }
         }
-        before != self.vteps()
+        if before == self.vteps() { Effect::Quiet } else { Effect::Kernel }
     }
 
     /// The addresses of this node's tunnel ends as (network, address).
@@ -247,6 +250,14 @@ impl Index {
     /// The addresses that the pod holds.
     pub(crate) fn held_by(&self, pod_uid: &str) -> impl Iterator<Item = &Held> {
         self.by_pod.get(pod_uid).into_iter().flatten().filter_map(|name| self.own.get(name))
+    }
+
+    /// The Network of pods that name none, as it stands on this node; `None` where the node takes no part in it.
+    pub(crate) fn local_default(&self) -> Option<(&str, &LocalNetwork)> {
+        // Of two that call themselves so, the older one is it.
+        let defaults = self.networks.values().filter(|n| n.default && n.ready && !n.deleting);
+        let network = defaults.min_by_key(|n| (n.created, &n.name))?;
+        Some((&network.name, self.local.get(&network.name)?))
     }
 
     /// The pod that the runtime means. Static pods are known to it by another uid than to the API.

@@ -101,11 +101,13 @@ fn an_address_on_its_way_out_is_no_grant() {
 #[test]
 fn only_the_nodes_own_addresses_concern_the_kernel_loop() {
     let mut index = Index::default();
-    assert!(!index.apply_own(applied(instance("10.0.0.5", Some("u1"), &["10.0.0.5"]))));
+    let pods = || applied(instance("10.0.0.5", Some("u1"), &["10.0.0.5"]));
+    assert_eq!(index.apply_own(pods()), Effect::Quiet);
+    assert_eq!(index.apply_own(pods()), Effect::Nothing, "the same again is no change");
     let vtep = instance("10.0.0.1", None, &[]);
-    assert!(index.apply_own(applied(vtep.clone())));
-    assert!(!index.apply_own(applied(vtep)), "the same again is no change");
-    assert!(index.apply_own(Change::Reset(vec![])));
+    assert_eq!(index.apply_own(applied(vtep.clone())), Effect::Kernel);
+    assert_eq!(index.apply_own(applied(vtep)), Effect::Nothing);
+    assert_eq!(index.apply_own(Change::Reset(vec![])), Effect::Kernel);
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub(crate) struct Report {
 /// Why a comparison was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
+    /// This process has just started.
+    Start,
     /// The cluster's state or the node's pods changed.
     Change,
     /// The kernel changed.
@@ -120,7 +122,7 @@ impl<P: Plumbing> Loop<P> {
         let synced = Instant::now();
         let mut retry = FIRST_RETRY;
         // What an agent before this one made differently is no drift.
-        let mut cause = Cause::Change;
+        let mut cause = Cause::Start;
         let mut was_ready = false;
         loop {
             let known = self.store.kernel_changes();
@@ -222,13 +224,19 @@ impl<P: Plumbing> Loop<P> {
             self.metrics.plan_step(outcome.kind, outcome.error.is_some());
             match (&outcome.error, cause) {
                 (Some(_), _) => warn!("{outcome}"),
-                (None, Cause::Change) => debug!(step = outcome.step, "done"),
+                // Parameters are never taken back, so the log says once what they were changed to.
+                (None, Cause::Start | Cause::Change) if outcome.kind == "sysctl" => {
+                    info!(step = outcome.step, "done");
+                }
+                (None, Cause::Start | Cause::Change) => debug!(step = outcome.step, "done"),
                 (None, Cause::Drift | Cause::Resync) => info!(step = outcome.step, "repaired"),
             }
         }
-        if cause != Cause::Change {
-            let done = outcomes.iter().filter(|o| o.error.is_none()).count();
-            self.metrics.drifted(done as u64);
+        let done = outcomes.iter().filter(|o| o.error.is_none()).count();
+        match cause {
+            Cause::Start => info!(changes = done, "first comparison with the kernel"),
+            Cause::Change => {}
+            Cause::Drift | Cause::Resync => self.metrics.drifted(done as u64),
         }
     }
 

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::attachments::{self, Attachments, Stage};
 use crate::health::Health;
+use crate::index::WAITING_FOR_ADDRESS;
 use crate::metrics::Metrics;
 use crate::plumbing::{Fault, Plumbing, PlumbingError, chain};
 use crate::reconcile::{Shared, blocking};
@@ -280,11 +281,19 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         CniError::combine(errors).map_or(Ok(()), Err)
     }
 
+    /// Ready once in sync, and as long as pods that name no Network can be attached. A family that waits for its address
+    /// keeps only its own pods waiting: one full Subnet must not make the whole node unusable.
     fn status(&self, _status: &Status) -> Result<(), CniError> {
-        match self.health.waiting_for() {
-            None => Ok(()),
-            Some(reason) => Err(CniError::new(ErrorCode::NOT_AVAILABLE, reason)),
+        let unavailable = |why: String| Err(CniError::new(ErrorCode::NOT_AVAILABLE, why));
+        if let Some(reason) = self.health.waiting_for() {
+            return unavailable(reason);
         }
+        self.store.read(|index| match index.local_default() {
+            Some((name, local)) if !local.ready && local.reason != WAITING_FOR_ADDRESS => {
+                unavailable(format!("Network `{name}` on this node: {}", local.message))
+            }
+            _ => Ok(()),
+        })
     }
 
     /// What the kernel must hold for a record; `None` before the loop's first comparison.

@@ -266,6 +266,33 @@ async fn status_says_what_is_waited_for() {
     assert_eq!((e.code, e.msg.as_str()), (ErrorCode::NOT_AVAILABLE, "start"));
     rig.cni.health.ready();
     assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+
+    // And after that of the present state of the Network that pods get unasked.
+    let default = crate::node_tests::network();
+    rig.cni.store.update(|index| {
+        Effect::kernel_if(index.networks.apply(Change::Applied("overlay".into(), Ok(default))))
+    });
+    for (reason, ready) in [("NoParentDevice", false), ("WaitingForAddress", true), ("DeviceFailed", false)] {
+        rig.cni.store.update(|index| {
+            let local = index.local.get_mut("overlay").unwrap();
+            (local.ready, local.reason, local.message) = (false, reason.into(), "why".into());
+            Effect::Quiet
+        });
+        if ready {
+            assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+            continue;
+        }
+        let e = error(&rig.cni, status()).await;
+        assert_eq!(
+            (e.code, e.msg.as_str()),
+            (ErrorCode::NOT_AVAILABLE, "Network `overlay` on this node: why")
+        );
+    }
+    rig.cni.store.update(|index| {
+        index.local.clear();
+        Effect::Quiet
+    });
+    assert_eq!(ask(&rig.cni, status()).await, Reply::Done, "a node that takes no part in it");
 }
 
 #[tokio::test]
