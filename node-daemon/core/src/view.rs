@@ -81,6 +81,15 @@ impl HostLink {
     }
 }
 
+/// A network namespace, under whatever path: device and inode of its file (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamespaceId {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
 /// One interface of one pod, as granted and as asked for by the runtime. It is what the journal keeps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
@@ -90,6 +99,8 @@ pub struct Attachment {
     pub pod: PodRef,
     /// Path of the pod's network namespace.
     pub netns: String,
+    /// The namespace that the path must lead to, where that is known.
+    pub netns_id: Option<NamespaceId>,
     /// Interface name in the pod.
     pub ifname: IfName,
     /// Host end of the veth pair: `braid_types::host_veth_name(container_id, ifname)`.

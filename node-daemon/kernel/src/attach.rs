@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -97,11 +98,11 @@ impl Kernel {
     /// Makes a veth pair and its end in the pod; returns the index of the host's end. Leaves nothing behind when
     /// it fails.
     pub(crate) fn make_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {
-        let namespace = netns::open(Path::new(&pod.netns))?;
+        let namespace = netns::open_of(pod)?;
         let add = rt::link::add_veth(link, pod, namespace.as_fd());
         self.exchange(vec![add], format!("make veth pair {} with {}", link.name, pod.name))
             .map_err(|error| self.name_taken(error, link, pod))?;
-        self.finish_pair(link, pod).inspect_err(|_| {
+        self.finish_pair(link, pod, &namespace).inspect_err(|_| {
             // The error that is returned says more than a second one could.
             let _ = self.exchange(vec![rt::link::del(&link.name)], format!("remove device {}", link.name));
         })
@@ -118,7 +119,7 @@ impl Kernel {
         KernelError::NameTaken { name: name.clone(), place, source }
     }
 
-    fn finish_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {
+    fn finish_pair(&self, link: &Link, pod: &PodEnd, namespace: &File) -> Result<u32, KernelError> {
         let mut requests = rt::link::finish(link, self.has_v6());
         requests.push(rt::link::get(&link.name));
         let (outcomes, replies) = self.route.with(|socket| socket.batch(requests))?;
@@ -130,7 +131,7 @@ impl Kernel {
         let no_device = || KernelError::NoDevice(link.name.clone());
         let seen = seen.ok_or_else(no_device)?;
         let peer = seen.peer_index.ok_or_else(no_device)?;
-        netns::within(Path::new(&pod.netns), || set_up_pod_end(pod, peer))??;
+        netns::enter(namespace, Path::new(&pod.netns), || set_up_pod_end(pod, peer))??;
         Ok(seen.index)
     }
 
@@ -178,7 +179,7 @@ impl Kernel {
             }
         }
         let pod = &wiring.pod;
-        netns::within(Path::new(&pod.netns), || compare_pod_end(pod, &mut found))??;
+        netns::enter(&netns::open_of(pod)?, Path::new(&pod.netns), || compare_pod_end(pod, &mut found))??;
         let missing = self.filter.with(|socket| nft::missing(socket, &wiring.elements))?;
         found.extend(missing.into_iter().flat_map(|(set, elements)| {
             elements.into_iter().map(move |e| Mismatch { what: format!("nftables set {set} lacks {e:?}") })

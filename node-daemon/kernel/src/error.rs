@@ -54,6 +54,15 @@ pub enum KernelError {
         /// Why it cannot be opened.
         source: io::Error,
     },
+    /// A path leads to another network namespace than it did for the runtime.
+    #[error(
+        "{path} leads to another network namespace here than for the runtime; give the agent the host's process ids \
+         (hostPID: true), or let the runtime keep namespaces in /run/netns"
+    )]
+    OtherNamespace {
+        /// The path.
+        path: PathBuf,
+    },
     /// A device that is to be made has a name that another device has.
     #[error("a device {name} exists already {place}")]
     NameTaken {
@@ -116,7 +125,7 @@ impl KernelError {
             Self::System { source, .. } | Self::NamespaceGone { source, .. } => source.raw_os_error(),
             Self::Refused { source, .. } | Self::NameTaken { source, .. } => Some(source.errno),
             Self::NoDevice(_) => Some(nix::libc::ENODEV),
-            Self::Unstable(_) => None,
+            Self::Unstable(_) | Self::OtherNamespace { .. } => None,
         }
     }
 }

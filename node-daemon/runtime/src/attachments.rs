@@ -4,12 +4,14 @@
 //! must plan anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use braid_journal::{Journal, JournalError, Trouble, Unsynced};
 use braid_meta_core::record::{Record, RecordState};
 use braid_meta_core::{AttachmentId, CniResult};
-use braid_node_core::view::Attachment;
+use braid_node_core::view::{Attachment, NamespaceId};
 use braid_types::model::PodRef;
 use braid_types::{IfName, host_veth_name};
 use parking_lot::Mutex;
@@ -286,6 +288,12 @@ pub(crate) fn host_if(id: &AttachmentId) -> IfName {
     host_veth_name(id.container_id.as_str(), id.ifname.as_str())
 }
 
+/// Whether the network namespace of a record is there: under its path, and no other one.
+pub(crate) fn netns_exists(record: &Record) -> bool {
+    let same = |file: Metadata| record.netns_id.is_none_or(|id| (id.dev, id.ino) == (file.dev(), file.ino()));
+    fs::metadata(&record.netns).is_ok_and(same)
+}
+
 /// What the kernel must hold for a record; `None` when the record does not say from what it was made.
 pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
     let grant = record.grant.as_ref()?;
@@ -297,6 +305,7 @@ pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
             uid: grant.pod_uid.clone(),
         },
         netns: record.netns.clone(),
+        netns_id: record.netns_id.map(|id| NamespaceId { dev: id.dev, ino: id.ino }),
         ifname: record.attachment.ifname.clone(),
         host_if: host_if(&record.attachment),
         network: grant.network.clone(),
@@ -323,6 +332,7 @@ pub(crate) mod tests {
             network: "braid".into(),
             pod: RuntimePod { namespace: "ns".into(), name: "web".into(), uid: pod_uid.into() },
             netns: format!("/run/netns/{container}"),
+            netns_id: None,
             config: "{}".into(),
             result: None,
             grant: Some(Grant {

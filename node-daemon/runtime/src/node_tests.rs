@@ -264,6 +264,7 @@ impl Plugin {
         });
         let mut child = Command::new(&self.binary)
             .env_clear()
+            .env("BRAID_CNI_LOG", self.state_dir.join("cni.log"))
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", format!("sandbox-{name}"))
             .env("CNI_IFNAME", "eth0")

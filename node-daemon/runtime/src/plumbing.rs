@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 pub(crate) enum Fault {
     /// The pod's network namespace is not there (any more).
     NamespaceGone,
+    /// The path of the pod's network namespace leads to another one.
+    OtherNamespace,
     /// The interface's name is taken in the pod.
     NameTakenInPod,
     /// Something of that name or kind exists already on the host.
@@ -60,6 +62,7 @@ impl PlumbingError {
     fn of_kernel(error: &KernelError, text: String) -> Self {
         let fault = match error {
             KernelError::NamespaceGone { .. } => Fault::NamespaceGone,
+            KernelError::OtherNamespace { .. } => Fault::OtherNamespace,
             KernelError::NameTaken { place: Side::Pod, .. } => Fault::NameTakenInPod,
             other if other.is_passing() => Fault::Passing,
             other if other.already_exists() => Fault::Exists,

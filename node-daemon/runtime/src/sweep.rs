@@ -2,7 +2,6 @@
 //! no agent. Runtimes such as containerd never call GC.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +14,7 @@ use braid_types::IfName;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::attachments::{Entry, Stage, Unread, host_if};
+use crate::attachments::{Entry, Stage, Unread, host_if, netns_exists};
 use crate::cni::Cni;
 use crate::cni::wait::PodLookup;
 use crate::index::{Index, PodState};
@@ -166,7 +165,7 @@ pub(crate) async fn once<P: Plumbing, L: PodLookup>(cni: &Cni<P, L>, _proof: InS
     for entry in cni.attachments.all() {
         let id = &entry.record.attachment;
         let device_exists = links.contains_key(&host_if(id));
-        let netns_exists = Path::new(&entry.record.netns).exists();
+        let netns_exists = netns_exists(&entry.record);
         let pod = cni.store.read(|index| state(index, &entry));
         if !is_abandoned(&entry, netns_exists, device_exists, pod) {
             continue;
@@ -234,10 +233,10 @@ mod tests {
         let newer = |good: &str| good.replacen("attachment 1", "attachment 9", 1);
         let torn = |good: &str| good[..good.len() / 2].to_owned();
         let proof = braid_informer::Informers::default().in_sync().await;
-        // (content, device there before, files left)
-        let cases: [(&dyn Fn(&str) -> String, bool, usize); 4] =
-            [(&newer, true, 1), (&newer, false, 1), (&torn, true, 1), (&torn, false, 0)];
-        for (content, with_device, files) in cases {
+        for (whole, with_device, files) in
+            [(true, true, 1), (true, false, 1), (false, true, 1), (false, false, 0)]
+        {
+            let content = |good: &str| if whole { newer(good) } else { torn(good) };
             let (_dir, cni) = rig(content, with_device).await;
             once(&cni, proof).await;
             assert_eq!(cni.plumbing.devices.lock().len(), usize::from(with_device));

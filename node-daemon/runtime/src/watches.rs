@@ -61,7 +61,7 @@ pub(crate) fn start(client: &Client, node: &str, store: &Arc<Store>) -> Informer
         Api::all(client.clone()),
         Selection::fields(format!("spec.node={node}")),
         |raw: IPInstance| held(&raw),
-        feed(store, |index, change| index.apply_own(change)),
+        feed(store, Index::apply_own),
     );
     informers.watch_mapped(
         "host-routed-ipinstances",

@@ -20,6 +20,7 @@ fn record(container: &str, state: RecordState) -> Record {
         network: "braid".into(),
         pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
         netns: "/run/netns/x".into(),
+        netns_id: None,
         config: "{}".into(),
         result: None,
         grant: None,

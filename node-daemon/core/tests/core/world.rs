@@ -181,6 +181,7 @@ pub(crate) fn attachment(pod: u8) -> Attachment {
         container_id,
         pod: PodRef { namespace: "default".into(), name: format!("pod{pod}"), uid: format!("u{pod}") },
         netns: format!("/run/netns/{pod}"),
+        netns_id: None,
         ifname: name("eth0"),
         network: "blue".into(),
         mac: Mac::derived(&[pod]),

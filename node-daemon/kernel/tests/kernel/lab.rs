@@ -147,6 +147,7 @@ impl Node {
             container_id: format!("{}-{name}", self.view.node),
             pod: PodRef { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") },
             netns: ns.path().display().to_string(),
+            netns_id: None,
             host_if: host_veth_name(&format!("{}-{name}", self.view.node), "eth0"),
             ifname,
             network: network.into(),

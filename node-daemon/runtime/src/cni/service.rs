@@ -307,6 +307,9 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
 fn failed(error: &PlumbingError) -> CniError {
     let (code, msg) = match error.fault {
         Fault::NamespaceGone => (ErrorCode::UNKNOWN_CONTAINER, "the pod's network namespace is gone"),
+        Fault::OtherNamespace => {
+            (ErrorCode::INVALID_ENVIRONMENT, "CNI_NETNS: the agent finds another network namespace there")
+        }
         Fault::NameTakenInPod => {
             (ErrorCode::INVALID_ENVIRONMENT, "CNI_IFNAME: the pod has an interface of that name already")
         }
@@ -331,6 +334,7 @@ fn record(add: &Add, granted: &Granted) -> Result<Record, CniError> {
         network: add.network.clone(),
         pod: add.pod.clone(),
         netns: add.netns.clone(),
+        netns_id: add.netns_id,
         config: add.config.clone(),
         plan: vec![Attachment::native(add.attachment.ifname.clone())],
         result: None,

@@ -89,6 +89,7 @@ fn add(container: &str) -> Verb {
     Verb::Add(Add {
         attachment: id(container),
         netns: format!("/run/netns/{container}"),
+        netns_id: None,
         pod: pod_ref(),
         network: "braid".into(),
         config: "{}".into(),
@@ -300,6 +301,7 @@ async fn every_kind_of_failure_has_its_code() {
     let rig = rig().await;
     for (fault, code) in [
         (Fault::NamespaceGone, ErrorCode::UNKNOWN_CONTAINER),
+        (Fault::OtherNamespace, ErrorCode::INVALID_ENVIRONMENT),
         (Fault::NameTakenInPod, ErrorCode::INVALID_ENVIRONMENT),
         (Fault::Passing, ErrorCode::TRY_AGAIN),
         (Fault::Journal, ErrorCode::IO),
