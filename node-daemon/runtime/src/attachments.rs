@@ -148,7 +148,8 @@ impl Attachments {
                 Ok(Some(record)) => state.take(record),
                 Ok(None) => {}
                 Err(error) => {
-                    state.note(unread.path.clone(), unread.attachment, &error);
+                    let (trouble, why) = (error.trouble(), chain(&error));
+                    state.unread.insert(unread.path.clone(), Unread { trouble, why, ..unread });
                     continue;
                 }
             }
@@ -159,9 +160,11 @@ impl Attachments {
 
     /// What became known about the device of an entry that cannot be read.
     pub(crate) fn saw_device(&self, path: &Path, has_device: bool) {
-        if let Some(unread) = self.state.lock().unread.get_mut(path) {
-            unread.has_device = has_device;
-        }
+        let mut state = self.state.lock();
+        let Some(unread) = state.unread.get_mut(path).filter(|u| u.has_device != has_device) else { return };
+        unread.has_device = has_device;
+        drop(state);
+        self.changes.send_replace(());
     }
 
     /// Removes the file of an entry that cannot be read. Blocks.

@@ -83,6 +83,13 @@ pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeS
     all
 }
 
+/// What can be given back while there are interfaces that nobody can name: one of them may be that of any pod, and only
+/// a DEL tells that a pod has none.
+fn only_torn_down(mut found: Vec<Due>, torn_down: &BTreeSet<String>) -> Vec<Due> {
+    found.retain(|due| torn_down.contains(&due.pod.uid));
+    found
+}
+
 /// Where DEL leaves word.
 #[derive(Debug, Default)]
 pub(crate) struct TornDown {
@@ -113,9 +120,10 @@ impl<L: PodLookup> Releaser<L> {
     pub(crate) async fn run(self, _proof: InSync, stop: CancellationToken) {
         let mut alive: BTreeMap<String, Instant> = BTreeMap::new();
         let mut retry = FIRST_RETRY;
-        let mut changes = self.store.changes();
+        let (mut changes, mut node) = (self.store.changes(), self.attachments.changes());
         loop {
             changes.mark_unchanged();
+            node.mark_unchanged();
             alive.retain(|_, until| *until > Instant::now());
             let found = self.find(&alive);
             let outcomes: Vec<Outcome> =
@@ -143,6 +151,7 @@ impl<L: PodLookup> Releaser<L> {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = changes.changed() => {}
+                _ = node.changed() => {}
                 () = self.torn_down.told.notified() => {}
                 () = sleep_until(again) => {}
             }
@@ -158,9 +167,7 @@ impl<L: PodLookup> Releaser<L> {
             torn_down.retain(|uid| index.held_by(uid).any(|h| h.def.phase == Phase::Bound));
             let mut found = due(index, &attached, &torn_down);
             found.retain(|d| !(d.confirm && alive.contains_key(&d.pod.uid)));
-            // An interface that nobody can name may be that of any pod; only a DEL tells that one is gone.
-            found.retain(|d| !may_hide_some || torn_down.contains(&d.pod.uid));
-            found
+            if may_hide_some { only_torn_down(found, &torn_down) } else { found }
         })
     }
 
