@@ -48,6 +48,17 @@ impl Verb {
     }
 }
 
+/// What tells a network namespace from every other one that exists at the same time, under whatever path: device and
+/// inode of its file (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceId {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
 /// Parameters of ADD.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +67,9 @@ pub struct Add {
     pub attachment: AttachmentId,
     /// Path of the container's network namespace, as the runtime sees it.
     pub netns: String,
+    /// The namespace that the path leads to there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<NamespaceId>,
     /// The pod of the container.
     pub pod: PodRef,
     /// Name of the network in the configuration.

@@ -183,7 +183,8 @@ fn add(p: &Parameters, conf: &NetConf, config: &str) -> Result<(Verb, Option<Cni
             attachment.ifname
         )));
     }
-    let add = Add { attachment, netns, pod, network: conf.name.clone(), config: config.to_owned() };
+    let (network, config) = (conf.name.clone(), config.to_owned());
+    let add = Add { attachment, netns, netns_id: None, pod, network, config };
     Ok((Verb::Add(add), previous))
 }
 

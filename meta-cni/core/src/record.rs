@@ -16,7 +16,7 @@ use braid_types::Mac;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::call::Del;
+use crate::call::{Del, NamespaceId};
 use crate::{Attachment, AttachmentId, CniResult, PodRef};
 
 /// Version of the file format; files of another version are not read.
@@ -76,6 +76,9 @@ pub struct Record {
     pub pod: PodRef,
     /// Path of the network namespace as the runtime gave it.
     pub netns: String,
+    /// The namespace that the path led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<NamespaceId>,
     /// The configuration of ADD, exactly as given.
     pub config: String,
     /// Every interface in the order in which it is made.
@@ -215,6 +218,7 @@ mod tests {
             network: "braid".into(),
             pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
             netns: "/run/netns/x".into(),
+            netns_id: Some(NamespaceId { dev: 4, ino: 4_026_531_840 }),
             config: "{\n}".into(),
             result: None,
             grant: None,

@@ -71,6 +71,7 @@ mod tests {
             network: "braid".into(),
             pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
             netns: "/x".into(),
+            netns_id: None,
             config: "{}".into(),
             plan: vec![native("eth0"), native("net1"), native("net2")],
             result: None,

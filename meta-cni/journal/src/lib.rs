@@ -24,7 +24,7 @@ use braid_meta_core::Record;
 use braid_meta_core::call::Del;
 
 pub use atomic::write_atomically;
-pub use store::{JournalError, Listed, Store, Unsynced};
+pub use store::{JournalError, Listed, Store, Trouble, Unsynced};
 
 /// The state directory unless the network configuration says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/braid";

@@ -42,6 +42,32 @@ pub enum JournalError {
     },
 }
 
+/// What is known of an entry that could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The file system or the machine refused; the entry may be whole.
+    Unreadable,
+    /// The entry is whole, and of a format that another release of this program writes.
+    OtherFormat,
+    /// The entry is lost: torn, overwritten or emptied.
+    Damaged,
+}
+
+impl JournalError {
+    /// What the error says about the entry.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Io { .. } | Self::Encode { .. } => Trouble::Unreadable,
+            // With a checksum that fits, JSON that cannot be read is what somebody else wrote on purpose.
+            Self::Damaged { source: DecodeError::Format(_) | DecodeError::Json(_), .. } => {
+                Trouble::OtherFormat
+            }
+            Self::Damaged { .. } => Trouble::Damaged,
+        }
+    }
+}
+
 /// A file that a listing found.
 #[derive(Debug)]
 pub struct Listed<E> {
@@ -125,15 +151,21 @@ impl<E: Entry> Store<E> {
     /// # Errors
     /// [`JournalError::Damaged`] when the file is no entry, [`JournalError::Io`] when it cannot be read.
     pub fn get(&self, attachment: &AttachmentId) -> Result<Option<E>, JournalError> {
-        let path = self.path(attachment);
-        match fs::read(&path) {
-            Ok(content) => match decode::<E>(&content) {
-                // Two long container ids may share a file name, if hashes collide.
-                Ok(entry) => Ok((entry.attachment() == attachment).then_some(entry)),
-                Err(source) => Err(JournalError::Damaged { path, source }),
-            },
+        // Two long container ids may share a file name, if hashes collide.
+        Ok(self.read_file(&self.path(attachment))?.filter(|entry| entry.attachment() == attachment))
+    }
+
+    /// The entry of a file that a listing found; `None` when the file is gone.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn read_file(&self, path: &Path) -> Result<Option<E>, JournalError> {
+        match fs::read(path) {
+            Ok(content) => decode::<E>(&content)
+                .map(Some)
+                .map_err(|source| JournalError::Damaged { path: path.to_owned(), source }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::Io { operation: "read", path, source }),
+            Err(e) => Err(failed("read", path)(e)),
         }
     }
 
@@ -169,12 +201,7 @@ impl<E: Entry> Store<E> {
             if name.starts_with('.') {
                 continue;
             }
-            let entry = match fs::read(&path) {
-                Ok(content) => decode::<E>(&content)
-                    .map_err(|source| JournalError::Damaged { path: path.clone(), source }),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => Err(failed("read", &path)(e)),
-            };
+            let Some(entry) = self.read_file(&path).transpose() else { continue };
             let attachment = match &entry {
                 Ok(e) => Some(e.attachment().clone()),
                 Err(_) => attachment_of(&name),

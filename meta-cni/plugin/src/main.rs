@@ -8,6 +8,7 @@
 
 mod agent;
 mod gate;
+mod log;
 mod netns;
 mod verbs;
 
@@ -29,7 +30,13 @@ fn main() -> ExitCode {
             CniVersion::ALL.map(CniVersion::as_str).join(", ")
         );
     }
-    print(&respond(&environment))
+    let output = respond(&environment);
+    let code = print(&output);
+    // After the answer: nobody waits for it.
+    if !output.success {
+        log::failure(&environment, &output);
+    }
+    code
 }
 
 fn variable(name: &str) -> Variable {

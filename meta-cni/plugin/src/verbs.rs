@@ -17,13 +17,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use braid_journal::{DEFAULT_STATE_DIR, Journal};
-use braid_meta_core::call::{Check, Del};
+use braid_meta_core::call::{Add, Check, Del};
 use braid_meta_core::invocation::{Call, Output};
-use braid_meta_core::{Attachment, AttachmentKind, CniError, CniResult, ErrorCode, NetConf, Verb};
+use braid_meta_core::{
+    Attachment, AttachmentId, AttachmentKind, CniError, CniResult, ErrorCode, NetConf, Verb,
+};
 use braid_rpc::{DEFAULT_SOCKET, Reply};
 
 use crate::agent::{AgentError, ask};
 use crate::gate::{self, GateError, Hold};
+use crate::log;
 use crate::netns;
 
 /// Runs a call to its output.
@@ -31,7 +34,8 @@ pub(crate) fn run(call: &Call) -> Output {
     let site = Site::of(&call.conf, default_timeout(&call.verb));
     let outcome = match &call.verb {
         Verb::Add(add) => {
-            netns::check(&add.netns).and_then(|()| site.add(call)).map(|result| call.added(result))
+            let known = netns::check(&add.netns).map(|id| Add { netns_id: Some(id), ..add.clone() });
+            known.and_then(|add| site.add(call, add)).map(|result| call.added(result))
         }
         Verb::Del(del) => site.del(del.clone()).map(|()| Output::nothing()),
         Verb::Check(check) => site.check(check, &call.verb).map(|()| Output::nothing()),
@@ -73,10 +77,10 @@ impl Site {
         ask(&self.socket, verb, self.deadline)
     }
 
-    fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+    fn add(&self, call: &Call, add: Add) -> Result<CniResult, CniError> {
         let _held = gate::enter(&self.socket, Hold::Shared, self.deadline)
             .map_err(|e| gate_error(e, &self.socket))?;
-        match self.ask(&call.verb).map_err(|e| agent_error(e, "ADD"))? {
+        match self.ask(&Verb::Add(add)).map_err(|e| agent_error(e, "ADD"))? {
             Reply::Attached { result, plan } => match delegated(&plan) {
                 None => Ok(result),
                 Some(attachment) => Err(self.undo(call, attachment)),
@@ -133,14 +137,17 @@ impl Site {
                 done(reply, "DEL")
             }
             Err(_) => {
-                eprintln!("braid: {}; DEL of {} is left to its next start", absent.msg, del.attachment);
+                let left = format!("{}; DEL of {} is left to its next start", absent.msg, del.attachment);
+                eprintln!("braid: {left}");
+                let AttachmentId { container_id, ifname } = &del.attachment;
+                log::note("DEL", container_id.as_str(), ifname.as_str(), &left);
                 Ok(())
             }
         }
     }
 
     fn check(&self, check: &Check, verb: &Verb) -> Result<(), CniError> {
-        netns::check(&check.netns)?;
+        netns::check(&check.netns).map(drop)?;
         let reply = self.ask(verb).map_err(|e| agent_error(e, "CHECK"))?;
         done(reply, "CHECK")
     }

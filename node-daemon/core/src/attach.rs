@@ -10,7 +10,7 @@ use crate::desired::nft::{self, Elements};
 use crate::desired::{AddrKey, Link, LinkKind, NeighKey, Route, RouteKey, Sysctl, Target, link, sysctl};
 use crate::overlay::{self, Realised};
 use crate::plan::Step;
-use crate::view::{Attachment, NodeView};
+use crate::view::{Attachment, NamespaceId, NodeView};
 
 /// Everything of one interface. The loop and ADD make it by the same function, so they cannot disagree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub struct Wiring {
 pub struct PodEnd {
     /// Path of the pod's network namespace.
     pub netns: String,
+    /// The namespace that the path must lead to, where that is known: a path such as `/proc/<pid>/ns/net` leads
+    /// elsewhere for a process that counts other processes.
+    pub netns_id: Option<NamespaceId>,
     /// Name.
     pub name: IfName,
     /// Hardware address.
@@ -87,6 +90,7 @@ pub(crate) fn wire_into(view: &NodeView, overlays: &Realised, attachment: &Attac
     let source = view.node_source(&attachment.network, overlays);
     let pod = PodEnd {
         netns: attachment.netns.clone(),
+        netns_id: attachment.netns_id,
         name: attachment.ifname.clone(),
         mac: attachment.mac,
         mtu: attachment.mtu,

@@ -33,6 +33,9 @@ pub struct Desired {
     pub links: BTreeMap<IfName, Link>,
     /// What belongs to each host end, with the pod's side: needed to make a lost pair again.
     pub wirings: BTreeMap<IfName, Wiring>,
+    /// Devices of ours that stay as they are, with all that goes with them, although nobody here can tell what they
+    /// must look like.
+    pub spared: std::collections::BTreeSet<IfName>,
     /// Addresses on our devices.
     pub addrs: std::collections::BTreeSet<AddrKey>,
     /// Policy routing rules.
@@ -67,6 +70,7 @@ impl Desired {
             sysctls: sysctl::of(view, &overlays),
             nft: Some(nft::Table::of(view)),
             wirings: BTreeMap::new(),
+            spared: view.spared.clone(),
         };
         for attachment in view.attachments.values() {
             desired.add(attach::wire_into(view, &realised, attachment));

@@ -2,7 +2,7 @@
 //!
 //! | noun | ours when |
 //! |---|---|
-//! | device | VXLAN: its alias starts with `braid:`, or it is in our device group; veth: two of these and the name `braid<10 hex>` |
+//! | device | two of three: its name has our form (veth: `braid<10 hex>`; VXLAN: `<parent>.vxlan<vni>`, or `bv<11 hex>` where that is too long), its alias starts with `braid:`, it is in our device group |
 //! | address, neighbour, FDB entry | on a device of ours |
 //! | route | protocol 176 and one of our tables |
 //! | rule | protocol 176, priority in our band, no selector |
@@ -19,22 +19,32 @@ use crate::desired::link::{ALIAS_PREFIX, GROUP_PODS, GROUP_TUNNELS};
 /// Whether a device is ours.
 #[must_use]
 pub fn link(name: &IfName, seen: &SeenLink) -> bool {
-    let (right_name, group) = match seen.kind.as_str() {
-        "veth" => (is_host_veth_name(name.as_str()), GROUP_PODS),
-        "vxlan" if seen.vxlan.is_some() => (true, GROUP_TUNNELS),
+    let (right_name, group) = match (seen.kind.as_str(), &seen.vxlan) {
+        ("veth", _) => (is_host_veth_name(name.as_str()), GROUP_PODS),
+        ("vxlan", Some(vxlan)) => (is_tunnel_name(name.as_str(), vxlan.vni), GROUP_TUNNELS),
         _ => return false,
     };
-    // The group is set when a device is made, the alias a moment later: a device whose maker died in between is
-    // known by its group. One that somebody renamed is known by both.
-    let alias = seen.alias.starts_with(ALIAS_PREFIX);
-    if right_name { alias || seen.group == group } else { alias && seen.group == group }
+    // Two are always there, one may be missing: name and group are set when a device is made, the alias a moment later,
+    // and somebody may rename a device, wipe its alias or move it to another group.
+    let marks = [right_name, seen.alias.starts_with(ALIAS_PREFIX), seen.group == group];
+    marks.into_iter().filter(|mark| *mark).count() >= 2
 }
 
 /// Whether a name is one that `braid_types::host_veth_name` gives.
 #[must_use]
 pub fn is_host_veth_name(name: &str) -> bool {
-    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    name.strip_prefix("braid").is_some_and(|hex| hex.len() == 10 && hex.bytes().all(lower_hex))
+    name.strip_prefix("braid").is_some_and(|hex| is_lower_hex(hex, 10))
+}
+
+/// Whether a name is one that `braid_types::vxlan_device_name` gives for a VNI.
+#[must_use]
+pub fn is_tunnel_name(name: &str, vni: u32) -> bool {
+    let full = name.strip_suffix(&format!(".vxlan{vni}")).is_some_and(|parent| !parent.is_empty());
+    full || name.strip_prefix("bv").is_some_and(|hex| is_lower_hex(hex, 11))
+}
+
+fn is_lower_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Whether an object on a device is ours because the device is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use braid_types::model::{Encapsulation, NetworkDef, NodeNetworkDef, VtepDef};
+use braid_types::model::{Encapsulation, NetworkDef, NodeNetworkDef, SubnetDef, VtepDef, VxlanDef};
 use braid_types::{Cidr, Family, IfName, Mac, PerFamily, Vni, vxlan_device_name};
 
 use crate::view::{HostLink, NodeView};
@@ -45,6 +45,23 @@ pub struct Overlay {
     pub mac: Mac,
     /// Addresses of the device itself.
     pub addresses: PerFamily<Option<IpAddr>>,
+    /// Why new pods have to wait although the tunnel exists and carries the others' packets; `None` = they need not.
+    pub hindrance: Option<NotReady>,
+}
+
+/// A VXLAN device of ours as the kernel has it: see [`crate::view::tunnels`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tunnel {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Outer source address.
+    pub local: IpAddr,
+    /// Device that carries the outer packets.
+    pub parent: IfName,
+    /// MTU in bytes.
+    pub mtu: u32,
 }
 
 /// Why a Network cannot be realised on this node at the moment.
@@ -63,6 +80,14 @@ pub enum NotReady {
     NoParentAddress {
         /// The device.
         parent: IfName,
+    },
+    /// The parent lacks the address that the tunnel sends from and that the node still calls its own.
+    #[error("device {parent} lacks this node's address {address}, from which its VXLAN packets go")]
+    AddressAway {
+        /// The device.
+        parent: IfName,
+        /// The address.
+        address: IpAddr,
     },
     /// The controller has not yet given this node its own addresses in the overlay.
     #[error("waiting for this node's own {family} address in the network")]
@@ -97,7 +122,7 @@ impl NotReady {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoParent { .. } => "NoParentDevice",
-            Self::NoParentAddress { .. } => "NoParentAddress",
+            Self::NoParentAddress { .. } | Self::AddressAway { .. } => "NoParentAddress",
             Self::WaitingForAddress { .. } => "WaitingForAddress",
             Self::DeviceTaken { .. } => "DeviceTaken",
             Self::MtuTooSmall { .. } => "MtuTooSmall",
@@ -112,7 +137,7 @@ impl Overlay {
     pub fn published(&self) -> NodeNetworkDef {
         NodeNetworkDef {
             network: self.network.clone(),
-            ready: true,
+            ready: self.hindrance.is_none(),
             parent: Some(self.parent.clone()),
             mtu: Some(self.mtu),
             vtep: Some(VtepDef {
@@ -149,8 +174,67 @@ pub fn realise(view: &NodeView) -> Realised {
     all
 }
 
+/// A Network that has its tunnel keeps it while something that the tunnel needs is away: a default route or an address
+/// that comes back (a DHCP renewal, a restarted network manager) finds everything in place, and a family that joins
+/// later cuts nobody who uses the other one. Only new pods wait.
 fn realise_one(view: &NodeView, network: &NetworkDef) -> Result<Overlay, NotReady> {
     let Some(vxlan) = &network.vxlan else { return Err(NotReady::NotSupported) };
+    let (place, mut hindrance) = match place(view, network, vxlan) {
+        Ok(place) => (place, None),
+        Err(why) => (existing(view, vxlan).ok_or_else(|| why.clone())?, Some(why)),
+    };
+    let own = view.vteps.get(&network.name);
+    let usable = |f: Family| view.families.contains(&f) && (f == Family::V4 || place.mtu >= LEAST_V6);
+    let addresses =
+        PerFamily::from_fn(|f| own.into_iter().flatten().copied().find(|a| Family::of(*a) == f && usable(f)));
+    let lacks = |f: &Family| wants(view, network, *f) && addresses.get(*f).is_none();
+    if let Some(family) = Family::ALL.into_iter().find(lacks) {
+        let why = NotReady::WaitingForAddress { family };
+        let works = Family::ALL.into_iter().any(|f| addresses.get(f).is_some());
+        if !works && !view.tunnels.contains_key(&place.device) {
+            return Err(why);
+        }
+        hindrance.get_or_insert(why);
+    }
+    Ok(Overlay {
+        network: network.name.clone(),
+        vni: vxlan.vni,
+        port: vxlan.port,
+        encapsulation: vxlan.encapsulation,
+        mtu: place.mtu,
+        ip: place.ip,
+        links: view.links.get(&place.parent).map(HostLink::on_link).unwrap_or_default(),
+        mac: Mac::derived(format!("{}/{}", view.node, network.name).as_bytes()),
+        parent: place.parent,
+        device: place.device,
+        device_full_name: place.full_name,
+        addresses,
+        hindrance,
+    })
+}
+
+/// The least MTU with which the kernel runs IPv6 on a device (RFC 8200 section 5).
+const LEAST_V6: u32 = 1280;
+/// The least that every IPv4 host takes (RFC 791).
+const LEAST_V4: u32 = 576;
+
+/// Whether a Network has Subnets of a family that are in force: only there does the controller give out addresses.
+fn wants(view: &NodeView, network: &NetworkDef, family: Family) -> bool {
+    let in_force = |s: &&SubnetDef| s.network == network.name && s.ready && !s.deleting;
+    view.families.contains(&family) && view.subnets.values().filter(in_force).any(|s| s.family() == family)
+}
+
+/// Where a tunnel runs.
+struct Place {
+    parent: IfName,
+    device: IfName,
+    full_name: String,
+    ip: IpAddr,
+    mtu: u32,
+}
+
+/// Where the tunnel has to run, as the host is now.
+fn place(view: &NodeView, network: &NetworkDef, vxlan: &VxlanDef) -> Result<Place, NotReady> {
     let parent = choose_parent(&view.links, network).ok_or_else(|| NotReady::NoParent {
         wanted: if vxlan.interfaces.is_empty() {
             "the default route".to_owned()
@@ -165,39 +249,34 @@ fn realise_one(view: &NodeView, network: &NetworkDef) -> Result<Overlay, NotRead
         .filter(|f| view.families.contains(f))
         .find_map(|f| parent_address(view, link, f))
         .ok_or_else(|| NotReady::NoParentAddress { parent: parent.clone() })?;
-
-    let wanted = |f: Family| {
-        view.families.contains(&f)
-            && view.subnets.values().any(|s| s.network == network.name && s.family() == f && !s.deleting)
+    let (device, full_name) = vxlan_device_name(parent, vxlan.vni);
+    // Another address of the parent would do, but all other nodes send to this one, and the device would have to be
+    // made anew twice.
+    let away = |t: &&Tunnel| {
+        t.local != ip && view.node_ips.contains(&t.local) && !link.addrs.iter().any(|(a, _)| *a == t.local)
     };
-    let own = view.vteps.get(&network.name);
-    let addresses = PerFamily::from_fn(|f| {
-        own.into_iter().flatten().copied().find(|a| Family::of(*a) == f && view.families.contains(&f))
-    });
-    if let Some(family) = Family::ALL.into_iter().find(|f| wanted(*f) && addresses.get(*f).is_none()) {
-        return Err(NotReady::WaitingForAddress { family });
+    if let Some(tunnel) = view.tunnels.get(&device).filter(away) {
+        return Err(NotReady::AddressAway { parent: parent.clone(), address: tunnel.local });
     }
-
     let room = link.mtu.saturating_sub(overhead(Family::of(ip)));
     let mtu = network.mtu.map_or(room, |m| m.min(room));
-    let minimum = if wanted(Family::V6) { 1280 } else { 576 };
+    let minimum = if wants(view, network, Family::V6) { LEAST_V6 } else { LEAST_V4 };
     if mtu < minimum {
         return Err(NotReady::MtuTooSmall { mtu, minimum });
     }
-    let (device, device_full_name) = vxlan_device_name(parent, vxlan.vni);
-    Ok(Overlay {
-        network: network.name.clone(),
-        vni: vxlan.vni,
-        port: vxlan.port,
-        encapsulation: vxlan.encapsulation,
-        parent: parent.clone(),
-        device,
-        device_full_name,
-        mtu,
-        ip,
-        links: link.on_link(),
-        mac: Mac::derived(format!("{}/{}", view.node, network.name).as_bytes()),
-        addresses,
+    Ok(Place { parent: parent.clone(), device, full_name, ip, mtu })
+}
+
+/// Where the tunnel runs that the Network has already.
+fn existing(view: &NodeView, vxlan: &VxlanDef) -> Option<Place> {
+    let (device, tunnel) =
+        view.tunnels.iter().find(|(_, t)| t.vni == vxlan.vni.get() && t.port == vxlan.port)?;
+    Some(Place {
+        parent: tunnel.parent.clone(),
+        device: device.clone(),
+        full_name: vxlan_device_name(&tunnel.parent, vxlan.vni).1,
+        ip: tunnel.local,
+        mtu: tunnel.mtu,
     })
 }
 

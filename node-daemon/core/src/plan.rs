@@ -175,7 +175,13 @@ impl Plan {
 pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     let links = Links::between(desired, actual);
     let mut steps = Vec::new();
-    steps.extend(nft(desired.nft.as_ref(), actual.nft.as_ref()));
+    let table = match (&desired.nft, &actual.nft) {
+        (Some(table), Some(seen)) if !desired.spared.is_empty() => {
+            Some(table.with_those_of(&desired.spared, seen))
+        }
+        (table, _) => table.clone(),
+    };
+    steps.extend(nft(table.as_ref(), actual.nft.as_ref()));
     // Parameters of others' devices before the global ones: an uplink that is to go on listening to router
     // advertisements must be told so before forwarding is switched on.
     let of_others = |device: &str| !links.ours.contains(device);
@@ -202,6 +208,16 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     steps.extend(neighs.remove.into_iter().map(Step::DelNeigh));
     steps.extend(addrs.remove.into_iter().map(Step::DelAddr));
     Plan { steps, conflicts: links.conflicts }
+}
+
+/// The device that keeps a VXLAN device from being made: of the same VNI and port the kernel takes one only.
+#[must_use]
+pub fn rival<'a>(wanted: &Link, actual: &'a Actual) -> Option<&'a IfName> {
+    let LinkKind::Vxlan(want) = &wanted.kind else { return None };
+    let same = |seen: &&SeenLink| {
+        seen.vxlan.as_ref().is_some_and(|v| v.vni == want.vni.get() && v.port == want.port)
+    };
+    actual.links.iter().find(|(name, seen)| **name != wanted.name && same(seen)).map(|(name, _)| name)
 }
 
 /// What happens to devices, which decides about everything on them.
@@ -237,6 +253,7 @@ impl Links {
             .links
             .iter()
             .filter(|(name, seen)| !desired.links.contains_key(*name) && ours::link(name, seen))
+            .filter(|(name, _)| !desired.spared.contains(*name))
             .map(|(name, _)| name.clone());
         for name in stale {
             all.gone.insert(name.clone());
@@ -461,7 +478,9 @@ fn routes(desired: &Desired, actual: &Actual, links: &Links) -> Delta<RouteKey, 
         .routes
         .iter()
         .filter(|(_, r)| match r {
-            SeenRoute::Known(r) => r.target.dev().is_none_or(|d| !links.gone.contains(d)),
+            SeenRoute::Known(r) => {
+                r.target.dev().is_none_or(|d| !links.gone.contains(d) && !desired.spared.contains(d))
+            }
             SeenRoute::Other => true,
         })
         .map(|(k, r)| (k.clone(), r))

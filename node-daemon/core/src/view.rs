@@ -8,7 +8,7 @@ use braid_types::{Cidr, Family, IfName, Mac, PerFamily};
 
 use crate::actual::Actual;
 use crate::ours;
-use crate::overlay::{Realised, choose_parent, parent_address};
+use crate::overlay::{Realised, Tunnel, choose_parent, parent_address};
 
 /// One node's part of the cluster state, joined with what its kernel and its journal show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,12 +21,15 @@ pub struct NodeView {
     pub families: BTreeSet<Family>,
     /// Devices of the host that are not Braid's: see [`host_links`].
     pub links: BTreeMap<IfName, HostLink>,
+    /// VXLAN devices of ours that exist: see [`tunnels`].
+    pub tunnels: BTreeMap<IfName, Tunnel>,
     /// Networks that this node is to realise, by name. The caller has already applied membership
     /// (`nodeSelector`) and `Ready`; kinds other than VXLAN are left alone.
     pub networks: BTreeMap<String, NetworkDef>,
     /// This node's own addresses in each overlay, by Network name: the IPInstances with interface `vtep`.
     pub vteps: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// All Subnets of the cluster by name: their prefixes are "inside the cluster" for masquerading.
+    /// The Subnets of the cluster that are in force, and those of which nodes still hold blocks, by name: where they
+    /// extend to ([`NodeView::extents`]) is "inside the cluster" for masquerading.
     pub subnets: BTreeMap<String, SubnetDef>,
     /// Blocks of all nodes, by object name.
     pub blocks: BTreeMap<String, BlockDef>,
@@ -36,6 +39,8 @@ pub struct NodeView {
     pub host_routed: BTreeMap<IpAddr, HostRouted>,
     /// Interfaces of pods on this node, by host device.
     pub attachments: BTreeMap<IfName, Attachment>,
+    /// Host devices of pods of which it is not known what they must look like: left as they are.
+    pub spared: BTreeSet<IfName>,
 }
 
 /// An address that needs a route of its own.
@@ -58,6 +63,8 @@ pub struct HostLink {
     pub addrs: Vec<(IpAddr, u8)>,
     /// Families whose preferred default route leaves here.
     pub default_route: BTreeSet<Family>,
+    /// Leads to the network around the host, and not to containers or machines on it, as far as its kind tells.
+    pub outward: bool,
 }
 
 impl HostLink {
@@ -74,6 +81,15 @@ impl HostLink {
     }
 }
 
+/// A network namespace, under whatever path: device and inode of its file (namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamespaceId {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
 /// One interface of one pod, as granted and as asked for by the runtime. It is what the journal keeps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
@@ -83,6 +99,8 @@ pub struct Attachment {
     pub pod: PodRef,
     /// Path of the pod's network namespace.
     pub netns: String,
+    /// The namespace that the path must lead to, where that is known.
+    pub netns_id: Option<NamespaceId>,
     /// Interface name in the pod.
     pub ifname: IfName,
     /// Host end of the veth pair: `braid_types::host_veth_name(container_id, ifname)`.
@@ -101,16 +119,47 @@ impl NodeView {
     /// The address from which this node talks to its own pods: the parent's, so that probes show the node's
     /// address; where the parent has none of a family, the node's own address in the overlay.
     pub(crate) fn node_source(&self, network: &str, overlays: &Realised) -> PerFamily<Option<IpAddr>> {
-        let definition = self.networks.get(network);
-        let parent =
-            definition.and_then(|n| choose_parent(&self.links, n)).and_then(|name| self.links.get(name));
         let overlay = overlays.get(network).and_then(|o| o.as_ref().ok());
+        let chosen = || self.networks.get(network).and_then(|n| choose_parent(&self.links, n));
+        let parent = overlay.map(|o| &o.parent).or_else(chosen).and_then(|name| self.links.get(name));
         PerFamily::from_fn(|family| {
             let own = || overlay.and_then(|o| *o.addresses.get(family));
             let usable = self.families.contains(&family);
             parent.and_then(|l| parent_address(self, l, family)).or_else(own).filter(|_| usable)
         })
     }
+}
+
+impl NodeView {
+    /// The prefixes of a Subnet in which its addresses are.
+    ///
+    /// One that is not in force has none of its own, as its prefix may be wrong or another Subnet's. Where it was in
+    /// force before, pods may still have addresses of it: those are in its blocks.
+    #[must_use]
+    pub fn extents(&self, subnet: &SubnetDef) -> Vec<Cidr> {
+        if subnet.ready {
+            return vec![subnet.cidr];
+        }
+        self.blocks.values().filter(|b| b.subnet == subnet.name).map(|b| b.cidr).collect()
+    }
+}
+
+/// Our VXLAN devices, from a dump.
+#[must_use]
+pub fn tunnels(actual: &Actual) -> BTreeMap<IfName, Tunnel> {
+    let ours = actual.links.iter().filter(|(name, link)| ours::link(name, link));
+    ours.filter_map(|(name, link)| {
+        let vxlan = link.vxlan.as_ref()?;
+        let tunnel = Tunnel {
+            vni: vxlan.vni,
+            port: vxlan.port,
+            local: vxlan.local?,
+            parent: vxlan.parent.clone()?,
+            mtu: link.mtu,
+        };
+        Some((name.clone(), tunnel))
+    })
+    .collect()
 }
 
 /// The devices of the host that are not Braid's, from a dump.
@@ -126,16 +175,16 @@ pub fn host_links(actual: &Actual) -> BTreeMap<IfName, HostLink> {
                 .map(|(key, seen)| (seen.position, key.addr, key.prefix_len))
                 .collect();
             addrs.sort_unstable();
-            let link = HostLink {
-                mtu: link.mtu,
-                up: link.up,
-                addrs: addrs.into_iter().map(|(_, a, len)| (a, len)).collect(),
-                default_route: Family::ALL
-                    .into_iter()
-                    .filter(|f| actual.default_devs.get(*f).as_ref() == Some(name))
-                    .collect(),
-            };
-            (name.clone(), link)
+            let addrs: Vec<(IpAddr, u8)> = addrs.into_iter().map(|(_, a, len)| (a, len)).collect();
+            let default_route: BTreeSet<Family> = Family::ALL
+                .into_iter()
+                .filter(|f| actual.default_devs.get(*f).as_ref() == Some(name))
+                .collect();
+            let has_v6 = addrs.iter().any(|(a, _)| a.is_ipv6());
+            // Pairs, bridges and tunnels lead to containers, unless the host itself lives on them.
+            let wire = matches!(link.kind.as_str(), "" | "bond" | "team" | "vlan" | "macvlan");
+            let outward = !link.enslaved && (wire || has_v6 || !default_route.is_empty());
+            (name.clone(), HostLink { mtu: link.mtu, up: link.up, addrs, default_route, outward })
         })
         .collect()
 }

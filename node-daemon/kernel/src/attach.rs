@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use braid_node_core::plan::{Plan, Step};
 use braid_types::{Family, IfName, Mac};
 
 use crate::apply::on_device;
-use crate::error::{AttachError, KernelError, Refusal};
+use crate::error::{AttachError, KernelError, Refusal, Side};
 use crate::rt::{self, Devices};
 use crate::socket::{self, Socket};
 use crate::{Kernel, netns, nft, sysctl};
@@ -97,16 +98,28 @@ impl Kernel {
     /// Makes a veth pair and its end in the pod; returns the index of the host's end. Leaves nothing behind when
     /// it fails.
     pub(crate) fn make_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {
-        let namespace = netns::open(Path::new(&pod.netns))?;
+        let namespace = netns::open_of(pod)?;
         let add = rt::link::add_veth(link, pod, namespace.as_fd());
-        self.exchange(vec![add], format!("make veth pair {} with {}", link.name, pod.name))?;
-        self.finish_pair(link, pod).inspect_err(|_| {
+        self.exchange(vec![add], format!("make veth pair {} with {}", link.name, pod.name))
+            .map_err(|error| self.name_taken(error, link, pod))?;
+        self.finish_pair(link, pod, &namespace).inspect_err(|_| {
             // The error that is returned says more than a second one could.
             let _ = self.exchange(vec![rt::link::del(&link.name)], format!("remove device {}", link.name));
         })
     }
 
-    fn finish_pair(&self, link: &Link, pod: &PodEnd) -> Result<u32, KernelError> {
+    /// Which of the two names it is that the kernel says exists already.
+    fn name_taken(&self, error: KernelError, link: &Link, pod: &PodEnd) -> KernelError {
+        let source = match error {
+            KernelError::Refused { source, .. } if source.errno == nix::libc::EEXIST => source,
+            other => return other,
+        };
+        let on_host = self.route.with(|socket| read_link(socket, &link.name)).is_ok_and(|l| l.is_some());
+        let (name, place) = if on_host { (&link.name, Side::Host) } else { (&pod.name, Side::Pod) };
+        KernelError::NameTaken { name: name.clone(), place, source }
+    }
+
+    fn finish_pair(&self, link: &Link, pod: &PodEnd, namespace: &File) -> Result<u32, KernelError> {
         let mut requests = rt::link::finish(link, self.has_v6());
         requests.push(rt::link::get(&link.name));
         let (outcomes, replies) = self.route.with(|socket| socket.batch(requests))?;
@@ -118,7 +131,7 @@ impl Kernel {
         let no_device = || KernelError::NoDevice(link.name.clone());
         let seen = seen.ok_or_else(no_device)?;
         let peer = seen.peer_index.ok_or_else(no_device)?;
-        netns::within(Path::new(&pod.netns), || set_up_pod_end(pod, peer))??;
+        netns::enter(namespace, Path::new(&pod.netns), || set_up_pod_end(pod, peer))??;
         Ok(seen.index)
     }
 
@@ -166,7 +179,7 @@ impl Kernel {
             }
         }
         let pod = &wiring.pod;
-        netns::within(Path::new(&pod.netns), || compare_pod_end(pod, &mut found))??;
+        netns::enter(&netns::open_of(pod)?, Path::new(&pod.netns), || compare_pod_end(pod, &mut found))??;
         let missing = self.filter.with(|socket| nft::missing(socket, &wiring.elements))?;
         found.extend(missing.into_iter().flat_map(|(set, elements)| {
             elements.into_iter().map(move |e| Mismatch { what: format!("nftables set {set} lacks {e:?}") })

@@ -1,6 +1,7 @@
 //! What can go wrong between us and the kernel.
 
 use std::io;
+use std::path::PathBuf;
 
 use braid_node_core::plan::{Conflict, Step};
 use braid_types::IfName;
@@ -45,9 +46,54 @@ pub enum KernelError {
     /// A device that must be there is not.
     #[error("device {0} does not exist")]
     NoDevice(IfName),
+    /// There is no network namespace under a path (any more).
+    #[error("there is no network namespace under {path} (any more)")]
+    NamespaceGone {
+        /// The path.
+        path: PathBuf,
+        /// Why it cannot be opened.
+        source: io::Error,
+    },
+    /// A path leads to another network namespace than it did for the runtime.
+    #[error(
+        "{path} leads to another network namespace here than for the runtime; give the agent the host's process ids \
+         (hostPID: true), or let the runtime keep namespaces in /run/netns"
+    )]
+    OtherNamespace {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A device that is to be made has a name that another device has.
+    #[error("a device {name} exists already {place}")]
+    NameTaken {
+        /// The name.
+        name: IfName,
+        /// Where.
+        place: Side,
+        /// The kernel's answer.
+        source: Refusal,
+    },
     /// A dump kept changing while it was read.
     #[error("cannot {0}: it changed each time while it was read")]
     Unstable(String),
+}
+
+/// An end of a pod's pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The host's.
+    Host,
+    /// The pod's.
+    Pod,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "on the host",
+            Self::Pod => "in the pod",
+        })
+    }
 }
 
 impl KernelError {
@@ -59,14 +105,27 @@ impl KernelError {
         |source| Self::Refused { operation: operation.into(), source }
     }
 
+    /// Something of that name or kind exists already.
+    #[must_use]
+    pub fn already_exists(&self) -> bool {
+        self.errno() == Some(nix::libc::EEXIST)
+    }
+
+    /// The same may succeed a moment later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        use nix::libc::{EAGAIN, ENOBUFS, ENOMEM};
+        matches!(self, Self::Unstable(_)) || matches!(self.errno(), Some(EAGAIN | ENOBUFS | ENOMEM))
+    }
+
     /// The error number, where the kernel or a system call gave one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::System { source, .. } => source.raw_os_error(),
-            Self::Refused { source, .. } => Some(source.errno),
+            Self::System { source, .. } | Self::NamespaceGone { source, .. } => source.raw_os_error(),
+            Self::Refused { source, .. } | Self::NameTaken { source, .. } => Some(source.errno),
             Self::NoDevice(_) => Some(nix::libc::ENODEV),
-            Self::Unstable(_) => None,
+            Self::Unstable(_) | Self::OtherNamespace { .. } => None,
         }
     }
 }

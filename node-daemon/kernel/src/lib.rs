@@ -26,7 +26,7 @@ use braid_types::Family;
 
 pub use attach::Mismatch;
 pub use dump::Scope;
-pub use error::{AttachError, Failed, KernelError, Refusal, Report};
+pub use error::{AttachError, Failed, KernelError, Refusal, Report, Side};
 pub use monitor::{Dirty, Monitor};
 
 use pool::{OwnPorts, Pool};
@@ -81,6 +81,15 @@ impl Kernel {
     /// # Errors
     /// The sockets or the thread cannot be made.
     pub fn monitor(&self) -> Result<Monitor, KernelError> {
-        Monitor::start(Arc::clone(&self.own))
+        self.monitor_with_room(monitor::BUFFER)
+    }
+
+    /// As [`Kernel::monitor`], with so many bytes for events that nobody has read yet. The kernel throws away what
+    /// finds no room there; [`Dirty::lost`] tells of it.
+    ///
+    /// # Errors
+    /// As [`Kernel::monitor`].
+    pub fn monitor_with_room(&self, bytes: usize) -> Result<Monitor, KernelError> {
+        Monitor::start(Arc::clone(&self.own), bytes)
     }
 }

@@ -32,7 +32,7 @@ const NETCONF: std::ops::RangeInclusive<u16> = 80..=81;
 /// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message type.
 const NFTABLES: u16 = 10;
 /// Room for a burst of events while the thread waits for the processor.
-const BUFFER: usize = 8 * 1024 * 1024;
+pub(crate) const BUFFER: usize = 8 * 1024 * 1024;
 
 /// Kinds of objects that changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,11 +81,11 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) fn start(own: Arc<OwnPorts>) -> Result<Self, KernelError> {
+    pub(crate) fn start(own: Arc<OwnPorts>, room: usize) -> Result<Self, KernelError> {
         let subscribe = |protocol, groups: &[u32]| -> io::Result<netlink_sys::Socket> {
             let mut socket = netlink_sys::Socket::new(protocol)?;
             socket.bind_auto()?;
-            setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &room)?;
             groups.iter().try_for_each(|g| socket.add_membership(*g))?;
             Ok(socket)
         };
@@ -96,7 +96,7 @@ impl Monitor {
         let (route, filter, stop) = open().map_err(KernelError::system("watch for kernel changes"))?;
         let stop = Arc::new(stop);
         let shared = Arc::new(Shared::default());
-        let mut watch = Watch { own, shared: Arc::clone(&shared), links: BTreeMap::new() };
+        let mut watch = Watch { own, shared: Arc::clone(&shared), links: BTreeMap::new(), blind: false };
         // Subscribed first, listed second: nothing falls in between.
         watch.list()?;
         let thread = std::thread::Builder::new()
@@ -140,6 +140,8 @@ struct Watch {
     shared: Arc<Shared>,
     /// Last look of each device: a change of counters or carrier alone is none for us.
     links: BTreeMap<u32, (IfName, SeenLink)>,
+    /// The devices could not be listed: any event may be about one of ours.
+    blind: bool,
 }
 
 impl Watch {
@@ -182,6 +184,7 @@ impl Watch {
 
     /// Reads all that is there, so that a burst becomes one report.
     fn drain(&mut self, socket: &netlink_sys::Socket, buffer: &mut [u8], dirty: &mut Dirty) {
+        let mut lost = false;
         loop {
             match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(n) => {
@@ -190,15 +193,25 @@ impl Watch {
                     }
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                // ENOBUFS above all: the kernel had to throw events away.
+                Err(Errno::EAGAIN) => break,
+                // The kernel throws events away until the queue is empty (netlink_overrun), so it is emptied before
+                // anything is listed: what is listed then is missed by nobody.
+                Err(Errno::ENOBUFS) => lost = true,
                 Err(_) => {
-                    dirty.lost = true;
-                    self.links.clear();
-                    return;
+                    lost = true;
+                    break;
                 }
             }
         }
+        dirty.lost |= lost;
+        if lost || self.blind {
+            self.catch_up();
+        }
+    }
+
+    /// After events were lost: devices may have come, gone or changed.
+    fn catch_up(&mut self) {
+        self.blind = self.list().is_err();
     }
 
     fn report(&self, new: Dirty) {
@@ -267,7 +280,8 @@ impl Watch {
 
     fn neigh(&self, body: &[u8], dirty: &mut Dirty) {
         let index = wire::u32_at(body, 4).unwrap_or_default();
-        if !self.links.get(&index).is_some_and(|(name, seen)| ours::link(name, seen)) {
+        let on_ours = self.links.get(&index).is_some_and(|(name, seen)| ours::link(name, seen));
+        if !on_ours && !self.blind {
             return;
         }
         if body.first() == Some(&rt::AF_BRIDGE) {

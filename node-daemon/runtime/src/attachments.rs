@@ -4,15 +4,20 @@
 //! must plan anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use braid_journal::{Journal, JournalError, Unsynced};
+use braid_journal::{Journal, JournalError, Trouble, Unsynced};
 use braid_meta_core::record::{Record, RecordState};
 use braid_meta_core::{AttachmentId, CniResult};
-use braid_node_core::view::Attachment;
+use braid_node_core::view::{Attachment, NamespaceId};
 use braid_types::model::PodRef;
 use braid_types::{IfName, host_veth_name};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::plumbing::chain;
 
 /// How far an interface is, for this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +38,35 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether all of it was made.
+    pub(crate) fn exists(&self) -> bool {
+        self.stage == Stage::Live && self.record.state == RecordState::Done
+    }
+
     /// The uid of its pod in the API.
     pub(crate) fn pod_uid(&self) -> &str {
         self.record.grant.as_ref().map_or(&self.record.pod.uid, |g| &g.pod_uid)
     }
 }
 
-/// A file that is no entry of the journal.
-#[derive(Debug)]
-pub(crate) struct Damaged {
+/// A file of the journal that cannot be read: its interface may be that of a running pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unread {
     pub(crate) path: PathBuf,
     /// As far as the file's name tells.
     pub(crate) attachment: Option<AttachmentId>,
-    pub(crate) error: JournalError,
+    pub(crate) trouble: Trouble,
+    /// The error in one line.
+    pub(crate) why: String,
+    /// Whether there is, as far as known, a device to which it may belong.
+    pub(crate) has_device: bool,
+}
+
+impl Unread {
+    /// The host end of its interface; `None` where the file's name does not tell.
+    pub(crate) fn host_if(&self) -> Option<IfName> {
+        self.attachment.as_ref().map(host_if)
+    }
 }
 
 /// The interfaces at one moment.
@@ -54,12 +75,38 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     /// The live ones, by host device.
     pub(crate) attachments: BTreeMap<IfName, Attachment>,
+    /// Host devices of entries that cannot be read.
+    pub(crate) spared: BTreeSet<IfName>,
+    /// There are entries that cannot be read and do not even tell their device.
+    pub(crate) blind: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     generation: u64,
     entries: BTreeMap<AttachmentId, Entry>,
+    unread: BTreeMap<PathBuf, Unread>,
+}
+
+impl State {
+    fn take(&mut self, record: Record) {
+        let stage = match record.state {
+            RecordState::Done => Stage::Live,
+            RecordState::Started => Stage::Interrupted,
+        };
+        self.entries.insert(record.attachment.clone(), Entry { record, stage });
+    }
+
+    fn note(&mut self, path: PathBuf, attachment: Option<AttachmentId>, error: &JournalError) {
+        let unread = Unread {
+            attachment,
+            trouble: error.trouble(),
+            why: chain(error),
+            has_device: true,
+            path: path.clone(),
+        };
+        self.unread.insert(path, unread);
+    }
 }
 
 /// The interfaces of this node.
@@ -67,28 +114,71 @@ struct State {
 pub(crate) struct Attachments {
     journal: Journal,
     state: Mutex<State>,
+    changes: watch::Sender<()>,
 }
 
 impl Attachments {
-    /// Reads the journal. Blocks.
-    pub(crate) fn load(journal: Journal) -> Result<(Self, Vec<Damaged>), JournalError> {
+    /// Reads the journal. What cannot be read hides nothing else. Blocks.
+    pub(crate) fn load(journal: Journal) -> Result<Self, JournalError> {
         let mut state = State::default();
-        let mut damaged = Vec::new();
         for listed in journal.attachments.list()? {
             match listed.entry {
-                Ok(record) => {
-                    let stage = match record.state {
-                        RecordState::Done => Stage::Live,
-                        RecordState::Started => Stage::Interrupted,
-                    };
-                    state.entries.insert(record.attachment.clone(), Entry { record, stage });
-                }
-                Err(error) => {
-                    damaged.push(Damaged { path: listed.path, attachment: listed.attachment, error });
-                }
+                Ok(record) => state.take(record),
+                Err(error) => state.note(listed.path, listed.attachment, &error),
             }
         }
-        Ok((Self { journal, state: Mutex::new(state) }, damaged))
+        Ok(Self { journal, state: Mutex::new(state), changes: watch::Sender::new(()) })
+    }
+
+    /// The entries that cannot be read.
+    pub(crate) fn unread(&self) -> Vec<Unread> {
+        self.state.lock().unread.values().cloned().collect()
+    }
+
+    /// Tries once more to read what could not be read. Blocks.
+    pub(crate) fn read_again(&self) {
+        for unread in self.unread() {
+            let read = self.journal.attachments.read_file(&unread.path);
+            let mut state = self.state.lock();
+            if state.unread.remove(&unread.path).is_none() {
+                // A DEL was quicker.
+                continue;
+            }
+            match read {
+                Ok(Some(record)) => state.take(record),
+                Ok(None) => {}
+                Err(error) => {
+                    let (trouble, why) = (error.trouble(), chain(&error));
+                    state.unread.insert(unread.path.clone(), Unread { trouble, why, ..unread });
+                    continue;
+                }
+            }
+            drop(state);
+            self.change_all(|_| ());
+        }
+    }
+
+    /// What became known about the device of an entry that cannot be read.
+    pub(crate) fn saw_device(&self, path: &Path, has_device: bool) {
+        let mut state = self.state.lock();
+        let Some(unread) = state.unread.get_mut(path).filter(|u| u.has_device != has_device) else { return };
+        unread.has_device = has_device;
+        drop(state);
+        self.changes.send_replace(());
+    }
+
+    /// Removes the file of an entry that cannot be read. Blocks.
+    pub(crate) fn forget_unread(&self, path: &Path) -> Result<(), JournalError> {
+        self.journal.attachments.remove_file(path)?;
+        self.change_all(|state| {
+            state.unread.remove(path);
+        });
+        Ok(())
+    }
+
+    /// Whether interfaces may exist of which it is not known to whom they belong.
+    pub(crate) fn may_hide_some(&self) -> bool {
+        self.state.lock().unread.values().any(|u| u.has_device)
     }
 
     /// The journal itself.
@@ -137,8 +227,9 @@ impl Attachments {
     /// The interface is gone. Blocks.
     pub(crate) fn forget(&self, id: &AttachmentId) -> Result<(), JournalError> {
         self.journal.attachments.remove(id)?;
-        self.change(|entries| {
-            entries.remove(id);
+        self.change_all(|state| {
+            state.unread.retain(|_, u| u.attachment.as_ref() != Some(id));
+            state.entries.remove(id);
         });
         Ok(())
     }
@@ -164,7 +255,12 @@ impl Attachments {
         let live = state.entries.values().filter(|e| e.stage == Stage::Live);
         let attachments =
             live.filter_map(|e| attachment(&e.record)).map(|a| (a.host_if.clone(), a)).collect();
-        Snapshot { generation: state.generation, attachments }
+        Snapshot {
+            generation: state.generation,
+            attachments,
+            spared: state.unread.values().filter_map(Unread::host_if).collect(),
+            blind: state.unread.values().any(|u| u.attachment.is_none()),
+        }
     }
 
     /// The number of the present state.
@@ -172,16 +268,33 @@ impl Attachments {
         self.state.lock().generation
     }
 
+    /// Ticks on every change. Subscribe before looking, so that no change falls between.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     fn change(&self, change: impl FnOnce(&mut BTreeMap<AttachmentId, Entry>)) {
+        self.change_all(|state| change(&mut state.entries));
+    }
+
+    fn change_all(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
-        change(&mut state.entries);
+        change(&mut state);
         state.generation += 1;
+        drop(state);
+        self.changes.send_replace(());
     }
 }
 
 /// The host end of an attachment.
 pub(crate) fn host_if(id: &AttachmentId) -> IfName {
     host_veth_name(id.container_id.as_str(), id.ifname.as_str())
+}
+
+/// Whether the network namespace of a record is there: under its path, and no other one.
+pub(crate) fn netns_exists(record: &Record) -> bool {
+    let same = |file: Metadata| record.netns_id.is_none_or(|id| (id.dev, id.ino) == (file.dev(), file.ino()));
+    fs::metadata(&record.netns).is_ok_and(same)
 }
 
 /// What the kernel must hold for a record; `None` when the record does not say from what it was made.
@@ -195,6 +308,7 @@ pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
             uid: grant.pod_uid.clone(),
         },
         netns: record.netns.clone(),
+        netns_id: record.netns_id.map(|id| NamespaceId { dev: id.dev, ino: id.ino }),
         ifname: record.attachment.ifname.clone(),
         host_if: host_if(&record.attachment),
         network: grant.network.clone(),
@@ -221,6 +335,7 @@ pub(crate) mod tests {
             network: "braid".into(),
             pod: RuntimePod { namespace: "ns".into(), name: "web".into(), uid: pod_uid.into() },
             netns: format!("/run/netns/{container}"),
+            netns_id: None,
             config: "{}".into(),
             result: None,
             grant: Some(Grant {
@@ -241,8 +356,8 @@ pub(crate) mod tests {
     fn a_restart_keeps_what_was_finished_and_knows_what_was_not() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::below(dir.path());
-        let (first, damaged) = Attachments::load(journal.clone()).unwrap();
-        assert!(damaged.is_empty());
+        let first = Attachments::load(journal.clone()).unwrap();
+        assert!(first.unread().is_empty());
         let (done, cut) = (record("c1", "u1", "10.0.0.5"), record("c2", "u2", "10.0.0.6"));
         for r in [&done, &cut] {
             first.begin(r.clone()).unwrap();
@@ -250,7 +365,7 @@ pub(crate) mod tests {
         first.finish(&done.attachment, &CniResult::default()).unwrap().unwrap().sync().unwrap();
         assert_eq!(first.snapshot().attachments.len(), 2, "what is being made belongs to the picture");
 
-        let (second, _) = Attachments::load(journal).unwrap();
+        let second = Attachments::load(journal).unwrap();
         assert_eq!(stages(&second), [Stage::Live, Stage::Interrupted]);
         let snapshot = second.snapshot();
         let kept: Vec<_> = snapshot.attachments.values().collect();
@@ -261,7 +376,7 @@ pub(crate) mod tests {
     #[test]
     fn every_change_is_a_new_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let (all, _) = Attachments::load(Journal::below(dir.path())).unwrap();
+        let all = Attachments::load(Journal::below(dir.path())).unwrap();
         let r = record("c1", "u1", "10.0.0.5");
         let mut seen = vec![all.generation()];
         all.begin(r.clone()).unwrap();
@@ -278,16 +393,26 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn damaged_files_are_told_apart() {
+    fn what_cannot_be_read_is_remembered_and_read_once_it_can_be() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::below(dir.path());
-        let r = record("c1", "u1", "10.0.0.5");
+        let r = Record { state: RecordState::Done, ..record("c1", "u1", "10.0.0.5") };
         journal.attachments.put(&r).unwrap();
         let file = std::fs::read_dir(journal.attachments.dir()).unwrap().next().unwrap().unwrap().path();
-        std::fs::write(&file, "torn").unwrap();
-        let (all, damaged) = Attachments::load(journal).unwrap();
-        assert!(all.all().is_empty());
-        assert_eq!(damaged.len(), 1);
-        assert_eq!(damaged[0].attachment.as_ref(), Some(&r.attachment));
+        let good = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, good.replacen("attachment 1", "attachment 9", 1)).unwrap();
+        let all = Attachments::load(journal).unwrap();
+        assert!(all.all().is_empty() && all.may_hide_some());
+        let unread = all.unread();
+        assert_eq!((unread.len(), unread[0].trouble), (1, Trouble::OtherFormat));
+        assert_eq!(all.snapshot().spared, [host_if(&r.attachment)].into());
+
+        let before = all.generation();
+        all.read_again();
+        assert_eq!((all.unread().len(), all.generation()), (1, before));
+        std::fs::write(&file, good).unwrap();
+        all.read_again();
+        assert!(all.unread().is_empty() && all.generation() > before);
+        assert_eq!(stages(&all), [Stage::Live]);
     }
 }

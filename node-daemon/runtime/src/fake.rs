@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::client::RequestError;
 use crate::cni::wait::PodLookup;
-use crate::plumbing::{Outcome, Plumbing, PlumbingError, kind};
+use crate::plumbing::{Outcome, Plumbing, PlumbingError, outcome};
 
 /// Runs inside a call of [`FakeKernel`].
 type Hook = Box<dyn FnMut() + Send>;
@@ -22,7 +22,7 @@ type Hook = Box<dyn FnMut() + Send>;
 pub(crate) struct FakeKernel {
     pub(crate) devices: Mutex<BTreeSet<IfName>>,
     /// Fails attach, detach and apply with this.
-    pub(crate) broken: Mutex<Option<String>>,
+    pub(crate) broken: Mutex<Option<PlumbingError>>,
     /// Called at the end of every dump.
     pub(crate) after_dump: Mutex<Option<Hook>>,
     /// Called at the beginning of every attach.
@@ -32,11 +32,11 @@ pub(crate) struct FakeKernel {
 
 impl FakeKernel {
     pub(crate) fn break_with(&self, error: Option<&str>) {
-        *self.broken.lock() = error.map(ToOwned::to_owned);
+        *self.broken.lock() = error.map(PlumbingError::other);
     }
 
     fn result(&self) -> Result<(), PlumbingError> {
-        self.broken.lock().clone().map_or(Ok(()), |e| Err(PlumbingError(e)))
+        self.broken.lock().clone().map_or(Ok(()), Err)
     }
 }
 
@@ -77,9 +77,7 @@ impl Plumbing for FakeKernel {
                 _ => {}
             }
         }
-        let outcome =
-            |step: &Step| Outcome { kind: kind(step), step: step.to_string(), error: error.clone() };
-        plan.steps.iter().map(outcome).collect()
+        plan.steps.iter().map(|step| outcome(step, error.clone())).collect()
     }
 
     fn attach(&self, wiring: &Wiring) -> Result<(), PlumbingError> {

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use braid_types::IfName;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
 use braid_types::well_known::VTEP_INTERFACE;
+use braid_types::{Family, IfName};
+
+use crate::store::Effect;
 
 /// A change of one kind, parsed. `Err` holds why an object was not understood.
 #[derive(Debug, Clone)]
@@ -106,6 +108,8 @@ pub(crate) struct Held {
     pub(crate) resource_version: String,
     /// Whether a node has said that it uses the address.
     pub(crate) attached: bool,
+    /// The sandbox in which it has said so.
+    pub(crate) sandbox: Option<String>,
 }
 
 /// The controller's answer to a pod that gets no address.
@@ -145,6 +149,9 @@ pub(crate) struct OwnNode {
     pub(crate) network_unavailable: Option<bool>,
 }
 
+/// The reason of a Network that waits for the controller: it passes without anybody changing anything.
+pub(crate) const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
+
 /// A Network as this node has it: what is published, and what ADD looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LocalNetwork {
@@ -165,9 +172,16 @@ pub(crate) struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    /// The MTU of pod interfaces, when pods can be attached.
-    pub(crate) fn usable_mtu(&self) -> Option<u32> {
-        self.mtu.filter(|_| self.ready)
+    /// The MTU of pod interfaces, when a pod with these addresses can be attached: a family that the Network still
+    /// waits for concerns only the pods that have it.
+    pub(crate) fn usable_mtu(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Option<u32> {
+        let has = |family| {
+            let own = self.vtep.as_ref().map(|v| v.addresses.as_slice()).unwrap_or_default();
+            own.iter().any(|a| Family::of(*a) == family)
+        };
+        let usable = self.ready
+            || self.reason == WAITING_FOR_ADDRESS && addresses.into_iter().all(|a| has(Family::of(a)));
+        self.mtu.filter(|_| usable)
     }
 }
 
@@ -203,19 +217,20 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Takes a change of this node's addresses; whether addresses that the kernel must know differ.
-    /// Those of pods come and go with ADD and DEL; the node's own ones are the kernel's business here.
-    pub(crate) fn apply_own(&mut self, change: Change<Held>) -> bool {
+    /// Takes a change of this node's addresses. Those of pods come and go with ADD and DEL; the node's own ones are the
+    /// kernel's business here.
+    pub(crate) fn apply_own(&mut self, change: Change<Held>) -> Effect {
         let before = self.vteps();
-        if self.own.apply(change) {
-            self.by_pod = BTreeMap::new();
-            for (name, held) in &self.own.entries {
-                if let Some(pod) = &held.def.pod {
-                    self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
-                }
+        if !self.own.apply(change) {
+            return Effect::Nothing;
+        }
+        self.by_pod = BTreeMap::new();
+        for (name, held) in &self.own.entries {
+            if let Some(pod) = &held.def.pod {
+                self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
             }
         }
-        before != self.vteps()
+        if before == self.vteps() { Effect::Quiet } else { Effect::Kernel }
     }
 
     /// The addresses of this node's tunnel ends as (network, address).
@@ -235,6 +250,14 @@ impl Index {
     /// The addresses that the pod holds.
     pub(crate) fn held_by(&self, pod_uid: &str) -> impl Iterator<Item = &Held> {
         self.by_pod.get(pod_uid).into_iter().flatten().filter_map(|name| self.own.get(name))
+    }
+
+    /// The Network of pods that name none, as it stands on this node; `None` where the node takes no part in it.
+    pub(crate) fn local_default(&self) -> Option<(&str, &LocalNetwork)> {
+        // Of two that call themselves so, the older one is it.
+        let defaults = self.networks.values().filter(|n| n.default && n.ready && !n.deleting);
+        let network = defaults.min_by_key(|n| (n.created, &n.name))?;
+        Some((&network.name, self.local.get(&network.name)?))
     }
 
     /// The pod that the runtime means. Static pods are known to it by another uid than to the API.

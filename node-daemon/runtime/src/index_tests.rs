@@ -32,7 +32,10 @@ pub(crate) fn instance(address: &str, pod: Option<&str>, set: &[&str]) -> Instan
 }
 
 pub(crate) fn applied(def: InstanceDef) -> Change<Held> {
-    Change::Applied(def.name.to_string(), Ok(Held { def, resource_version: "1".to_owned(), attached: false }))
+    Change::Applied(
+        def.name.to_string(),
+        Ok(Held { def, resource_version: "1".to_owned(), attached: false, sandbox: None }),
+    )
 }
 
 pub(crate) fn pod(uid: &str) -> OwnPod {
@@ -78,7 +81,7 @@ fn of_what_two_controllers_gave_one_whole_set_is_used() {
     index.apply_own(applied(instance(low[0], Some("u1"), &low)));
     assert_eq!(addresses(&index), low);
     let def = instance(high[0], Some("u1"), &high);
-    let used = Held { def, resource_version: "2".to_owned(), attached: true };
+    let used = Held { def, resource_version: "2".to_owned(), attached: true, sandbox: None };
     index.apply_own(Change::Applied(high[0].to_owned(), Ok(used)));
     assert_eq!(addresses(&index), high, "what is in use stays in use");
 }
@@ -98,11 +101,13 @@ fn an_address_on_its_way_out_is_no_grant() {
 #[test]
 fn only_the_nodes_own_addresses_concern_the_kernel_loop() {
     let mut index = Index::default();
-    assert!(!index.apply_own(applied(instance("10.0.0.5", Some("u1"), &["10.0.0.5"]))));
+    let pods = || applied(instance("10.0.0.5", Some("u1"), &["10.0.0.5"]));
+    assert_eq!(index.apply_own(pods()), Effect::Quiet);
+    assert_eq!(index.apply_own(pods()), Effect::Nothing, "the same again is no change");
     let vtep = instance("10.0.0.1", None, &[]);
-    assert!(index.apply_own(applied(vtep.clone())));
-    assert!(!index.apply_own(applied(vtep)), "the same again is no change");
-    assert!(index.apply_own(Change::Reset(vec![])));
+    assert_eq!(index.apply_own(applied(vtep.clone())), Effect::Kernel);
+    assert_eq!(index.apply_own(applied(vtep)), Effect::Nothing);
+    assert_eq!(index.apply_own(Change::Reset(vec![])), Effect::Kernel);
 }
 
 #[test]

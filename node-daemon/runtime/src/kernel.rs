@@ -12,7 +12,7 @@ use braid_node_kernel::{Failed, Kernel, Monitor, Scope};
 use braid_types::{Family, IfName};
 use tracing::debug;
 
-use crate::plumbing::{Outcome, Plumbing, PlumbingError, kind};
+use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain, outcome};
 use crate::reconcile::Shared;
 
 /// The network namespace in which the agent runs: the host's.
@@ -33,7 +33,7 @@ impl HostKernel {
     /// Removes everything of ours.
     pub(crate) fn remove_everything(&self) -> anyhow::Result<()> {
         let report = self.0.uninstall()?;
-        let failed: Vec<String> = report.failed.iter().map(|f| PlumbingError::of(f).0).collect();
+        let failed: Vec<String> = report.failed.iter().map(|f| chain(f)).collect();
         anyhow::ensure!(failed.is_empty(), "cannot {}", failed.join("; cannot "));
         Ok(())
     }
@@ -45,36 +45,35 @@ impl Plumbing for HostKernel {
     }
 
     fn links(&self) -> Result<Actual, PlumbingError> {
-        self.0.dump(&Scope::links()).map_err(|e| PlumbingError::of(&e))
+        self.0.dump(&Scope::links()).map_err(PlumbingError::from)
     }
 
     fn dump(&self, desired: &Desired) -> Result<Actual, PlumbingError> {
-        self.0.dump(&Scope::all(desired)).map_err(|e| PlumbingError::of(&e))
+        self.0.dump(&Scope::all(desired)).map_err(PlumbingError::from)
     }
 
     fn apply(&self, plan: &Plan) -> Vec<Outcome> {
         let mut report = self.0.apply(plan);
-        plan.steps.iter().map(|step| outcome(step, &mut report.failed)).collect()
+        plan.steps.iter().map(|step| became(step, &mut report.failed)).collect()
     }
 
     fn attach(&self, wiring: &Wiring) -> Result<(), PlumbingError> {
-        self.0.attach(wiring).map_err(|e| PlumbingError::of(&e))
+        self.0.attach(wiring).map_err(PlumbingError::from)
     }
 
     fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), PlumbingError> {
-        self.0.detach(host_if, wiring).map_err(|e| PlumbingError::of(&e))
+        self.0.detach(host_if, wiring).map_err(PlumbingError::from)
     }
 
     fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError> {
-        let found = self.0.check(wiring).map_err(|e| PlumbingError::of(&e))?;
+        let found = self.0.check(wiring).map_err(PlumbingError::from)?;
         Ok(found.into_iter().map(|m| m.what).collect())
     }
 }
 
-fn outcome(step: &Step, all_failed: &mut Vec<Failed>) -> Outcome {
+fn became(step: &Step, all_failed: &mut Vec<Failed>) -> Outcome {
     let at = all_failed.iter().position(|f| *f.step == *step);
-    let error = at.map(|i| PlumbingError::of(&all_failed.swap_remove(i).error));
-    Outcome { kind: kind(step), step: step.to_string(), error }
+    outcome(step, at.map(|i| all_failed.swap_remove(i).error.into()))
 }
 
 /// Asks the loop for a comparison whenever somebody else changes something that may be ours.

@@ -1,6 +1,7 @@
 //! `braid-node`: the agent on each node. See ARCHITECTURE.md.
 
 mod args;
+mod attached;
 mod attachments;
 mod client;
 mod cni;

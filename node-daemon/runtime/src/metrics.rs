@@ -61,6 +61,7 @@ pub(crate) struct Metrics {
     drift: Counter,
     last_sync: Gauge,
     attachments: Gauge,
+    unread: Gauge,
     writes: Family<Outcome, Counter>,
 }
 
@@ -79,6 +80,7 @@ impl Default for Metrics {
         let steps = Family::default();
         let step_failures = Family::default();
         let (drift, last_sync, attachments) = (Counter::default(), Gauge::default(), Gauge::default());
+        let unread = Gauge::default();
         let writes = Family::default();
         registry.register_with_unit(
             "cni_duration",
@@ -110,6 +112,11 @@ impl Default for Metrics {
             last_sync.clone(),
         );
         registry.register("attachments", "Pod interfaces on this node", attachments.clone());
+        registry.register(
+            "journal_unread_entries",
+            "Entries of the journal that cannot be read; their interfaces stay as they are",
+            unread.clone(),
+        );
         registry.register("api_writes", "Writes to the API server, by outcome", writes.clone());
         Self {
             registry,
@@ -121,6 +128,7 @@ impl Default for Metrics {
             drift,
             last_sync,
             attachments,
+            unread,
             writes,
         }
     }
@@ -162,6 +170,11 @@ impl Metrics {
     /// How many pod interfaces there are.
     pub(crate) fn attached(&self, count: usize) {
         self.attachments.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How many entries of the journal cannot be read.
+    pub(crate) fn unread(&self, count: usize) {
+        self.unread.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A write to the API server was answered.

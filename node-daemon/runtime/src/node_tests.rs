@@ -14,7 +14,7 @@ use braid_types::model::{Encapsulation, NetworkDef, NetworkType, SubnetDef, Vxla
 use braid_types::{Selector, Vni};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::Attachments;
@@ -87,7 +87,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn network() -> NetworkDef {
+pub(crate) fn network() -> NetworkDef {
     NetworkDef {
         name: "overlay".into(),
         created: 0,
@@ -168,7 +168,6 @@ struct Agent {
     stop: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
     _proof: watch::Sender<Option<InSync>>,
-    _attached: mpsc::UnboundedReceiver<crate::cni::Attached>,
 }
 
 impl Agent {
@@ -176,11 +175,9 @@ impl Agent {
         let in_sync = Informers::default().in_sync().await;
         let kernel = Arc::new(HostKernel::open().expect("the kernel can be opened"));
         let monitor = kernel.monitor().expect("the kernel can be watched");
-        let (attachments, damaged) = Attachments::load(Journal::below(state_dir)).unwrap();
-        let attachments = Arc::new(attachments);
+        let attachments = Arc::new(Attachments::load(Journal::below(state_dir)).unwrap());
         let (shared, health) = (Arc::new(Shared::default()), Arc::new(Health::new("start")));
         let (proof, synced) = watch::channel(Some(in_sync));
-        let (attached, written) = mpsc::unbounded_channel();
         let (reports, told) = watch::channel(None);
         let (turns, busy) = Cni::<HostKernel, NoApi>::queues();
         let stop = CancellationToken::new();
@@ -194,7 +191,7 @@ impl Agent {
             metrics: Arc::default(),
             health: health.clone(),
             in_sync: synced,
-            attached,
+            leftovers: Arc::default(),
             patience: Duration::from_secs(30),
             stop: stop.clone(),
             turns,
@@ -212,7 +209,6 @@ impl Agent {
             resync: Duration::from_secs(60),
         };
         let listener = server::listen(&state_dir.join("run/cni.sock")).unwrap();
-        sweep::damaged(&cni, damaged).await;
         sweep::pending_dels(&cni).await;
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(server::serve(listener, cni.clone(), stop.clone()));
@@ -221,7 +217,7 @@ impl Agent {
         tasks.spawn(async move {
             tokio::select! { () = drift_stop.cancelled() => {}, () = watch_drift(monitor, shared) => {} }
         });
-        let mut agent = Self { cni, reports: told, stop, tasks, _proof: proof, _attached: written };
+        let mut agent = Self { cni, reports: told, stop, tasks, _proof: proof };
         let ready = |r: &Option<Report>| r.as_ref().is_some_and(|r| r.waiting_for.is_none());
         let report = agent.reports.wait_for(ready).await.unwrap().clone().unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
@@ -268,6 +264,7 @@ impl Plugin {
         });
         let mut child = Command::new(&self.binary)
             .env_clear()
+            .env("BRAID_CNI_LOG", self.state_dir.join("cni.log"))
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", format!("sandbox-{name}"))
             .env("CNI_IFNAME", "eth0")

@@ -2,22 +2,92 @@
 
 use std::fmt;
 
+use braid_journal::JournalError;
 use braid_node_core::actual::Actual;
 use braid_node_core::attach::Wiring;
 use braid_node_core::desired::Desired;
 use braid_node_core::plan::{Plan, Step};
+use braid_node_kernel::{AttachError, KernelError, Side};
 use braid_types::{Family, IfName};
 use std::collections::BTreeSet;
 
+/// What kind of failure it is, as far as a caller has to do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The pod's network namespace is not there (any more).
+    NamespaceGone,
+    /// The path of the pod's network namespace leads to another one.
+    OtherNamespace,
+    /// The interface's name is taken in the pod.
+    NameTakenInPod,
+    /// Something of that name or kind exists already on the host.
+    Exists,
+    /// The same may succeed a moment later.
+    Passing,
+    /// The journal cannot be written.
+    Journal,
+    /// Anything else.
+    Other,
+}
+
 /// A call that failed, with what was tried and why, as one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct PlumbingError(pub(crate) String);
+#[error("{text}")]
+pub(crate) struct PlumbingError {
+    /// What kind of failure.
+    pub(crate) fault: Fault,
+    /// Something that was made on the way could not be removed again.
+    pub(crate) left: bool,
+    pub(crate) text: String,
+}
 
 impl PlumbingError {
-    /// The error with everything behind it in one line.
-    pub(crate) fn of(error: &dyn std::error::Error) -> Self {
-        Self(chain(error))
+    /// A failure of which nothing more is known than this sentence.
+    pub(crate) fn other(text: impl Into<String>) -> Self {
+        Self { fault: Fault::Other, left: false, text: text.into() }
+    }
+
+    /// The same with a sentence more.
+    pub(crate) fn explained(mut self, more: &str) -> Self {
+        self.text = format!("{}; {more}", self.text);
+        self
+    }
+
+    /// The same, as something that was made could not be removed again.
+    pub(crate) fn leaving_something(mut self) -> Self {
+        self.left = true;
+        self
+    }
+
+    fn of_kernel(error: &KernelError, text: String) -> Self {
+        let fault = match error {
+            KernelError::NamespaceGone { .. } => Fault::NamespaceGone,
+            KernelError::OtherNamespace { .. } => Fault::OtherNamespace,
+            KernelError::NameTaken { place: Side::Pod, .. } => Fault::NameTakenInPod,
+            other if other.is_passing() => Fault::Passing,
+            other if other.already_exists() => Fault::Exists,
+            _ => Fault::Other,
+        };
+        Self { fault, left: false, text }
+    }
+}
+
+impl From<KernelError> for PlumbingError {
+    fn from(error: KernelError) -> Self {
+        Self::of_kernel(&error, chain(&error))
+    }
+}
+
+impl From<AttachError> for PlumbingError {
+    fn from(error: AttachError) -> Self {
+        let this = Self::of_kernel(&error.error, chain(&error));
+        if error.left.is_empty() { this } else { this.leaving_something() }
+    }
+}
+
+impl From<JournalError> for PlumbingError {
+    fn from(error: JournalError) -> Self {
+        Self { fault: Fault::Journal, ..Self::other(chain(&error)) }
     }
 }
 
@@ -40,6 +110,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) kind: &'static str,
+    /// The device that the step makes or sets up.
+    pub(crate) device: Option<IfName>,
     pub(crate) step: String,
     pub(crate) error: Option<PlumbingError>,
 }
@@ -60,6 +132,18 @@ pub(crate) trait Plumbing: Send + Sync + 'static {
     fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), PlumbingError>;
     /// What of one interface is missing or different, as sentences.
     fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError>;
+}
+
+/// What became of a step.
+pub(crate) fn outcome(step: &Step, error: Option<PlumbingError>) -> Outcome {
+    let device = match step {
+        Step::AddVxlan(link) | Step::AddVeth { link, .. } | Step::SetLink { link, .. } => {
+            Some(link.name.clone())
+        }
+        Step::AddAddr(key) => Some(key.dev.clone()),
+        _ => None,
+    };
+    Outcome { kind: kind(step), device, step: step.to_string(), error }
 }
 
 /// The kind of a step, for metrics.

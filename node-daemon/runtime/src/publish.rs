@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::client::{RequestError, limited};
-use crate::index::{LocalNetwork, OwnNode};
+use crate::index::{LocalNetwork, OwnNode, WAITING_FOR_ADDRESS};
 use crate::metrics::Metrics;
 use crate::plumbing::chain;
 use crate::reconcile::Report;
@@ -164,7 +164,8 @@ impl Publisher {
     async fn write_condition(&self, unavailable: bool, why: Option<&str>) -> Result<(), RequestError> {
         let api: Api<Node> = Api::all(self.client.clone());
         let patch = Patch::Strategic(node_condition(unavailable, why, now()));
-        limited(api.patch_status(&self.node, &PatchParams::default(), &patch)).await?;
+        let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
+        limited(api.patch_status(&self.node, &params, &patch)).await?;
         self.metrics.wrote("ok");
         info!(unavailable, "condition NetworkUnavailable of the Node set");
         Ok(())
@@ -304,7 +305,7 @@ fn applied(node: &str, status: &NodeNetworkStatus) -> Value {
 
 /// What people should hear about, as (reason, sentence).
 fn sentences(report: &Report) -> Vec<(String, String)> {
-    let unready = report.networks.iter().filter(|(_, n)| !n.ready && n.reason != "WaitingForAddress");
+    let unready = report.networks.iter().filter(|(_, n)| !n.ready && n.reason != WAITING_FOR_ADDRESS);
     let failed = report.failures.iter().map(|text| ("KernelFailure".to_owned(), text.clone()));
     unready
         .map(|(name, n)| {

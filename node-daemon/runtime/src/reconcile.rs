@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use braid_informer::InSync;
+use braid_node_core::actual::Actual;
 use braid_node_core::desired::Desired;
 use braid_node_core::overlay::{self, NotReady};
-use braid_node_core::plan::{self, Conflict, Plan};
+use braid_node_core::plan::{self, Conflict, Plan, Step};
 use braid_node_core::view::{self as core_view, NodeView};
+use braid_types::IfName;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,12 +21,12 @@ use tracing::{debug, info, warn};
 
 use crate::attachments::Attachments;
 use crate::health::Health;
-use crate::index::LocalNetwork;
+use crate::index::{LocalNetwork, WAITING_FOR_ADDRESS};
 use crate::metrics::Metrics;
-use crate::plumbing::{Outcome, Plumbing, PlumbingError, chain};
+use crate::plumbing::{Fault, Outcome, Plumbing, PlumbingError, chain};
 use crate::release::now;
 use crate::store::{Effect, Store};
-use crate::view;
+use crate::{sweep, view};
 
 /// Changes that come together are handled together.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -74,6 +76,8 @@ pub(crate) struct Report {
 /// Why a comparison was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
+    /// This process has just started.
+    Start,
     /// The cluster's state or the node's pods changed.
     Change,
     /// The kernel changed.
@@ -100,6 +104,15 @@ struct Compared {
     generation: u64,
     view: NodeView,
     plan: Plan,
+    /// Devices that cannot be made because of another one, with that one.
+    rivals: BTreeMap<IfName, IfName>,
+}
+
+/// What became of a comparison.
+struct Done {
+    view: NodeView,
+    plan: Plan,
+    outcomes: Vec<Outcome>,
 }
 
 impl<P: Plumbing> Loop<P> {
@@ -109,7 +122,7 @@ impl<P: Plumbing> Loop<P> {
         let synced = Instant::now();
         let mut retry = FIRST_RETRY;
         // What an agent before this one made differently is no drift.
-        let mut cause = Cause::Change;
+        let mut cause = Cause::Start;
         let mut was_ready = false;
         loop {
             let known = self.store.kernel_changes();
@@ -144,14 +157,14 @@ impl<P: Plumbing> Loop<P> {
         }
     }
 
-    async fn compare_and_apply(&self, cause: Cause) -> Result<(NodeView, Plan, Vec<Outcome>), PlumbingError> {
+    async fn compare_and_apply(&self, cause: Cause) -> Result<Done, PlumbingError> {
         for attempt in 0.. {
             // In the end pods wait for the loop instead of the loop for a moment without pods.
             let early = if attempt < OPTIMISM { None } else { Some(self.shared.gate.write().await) };
             let compared = self.compare().await?;
             self.shared.set_view(compared.view.clone());
             if compared.plan.steps.is_empty() {
-                return Ok((compared.view, compared.plan, Vec::new()));
+                return Ok(Done { view: compared.view, plan: compared.plan, outcomes: Vec::new() });
             }
             let guard = match early {
                 Some(guard) => guard,
@@ -161,10 +174,12 @@ impl<P: Plumbing> Loop<P> {
                 debug!("pods came or went meanwhile, planning again");
                 continue;
             }
-            let (plan, outcomes) = self.apply(compared.plan).await?;
+            let Compared { view, plan, rivals, .. } = compared;
+            let (plan, mut outcomes) = self.apply(plan).await?;
             drop(guard);
+            explain(&mut outcomes, &rivals);
             self.count(cause, &outcomes);
-            return Ok((compared.view, plan, outcomes));
+            return Ok(Done { view, plan, outcomes });
         }
         unreachable!("the range has no end")
     }
@@ -178,11 +193,19 @@ impl<P: Plumbing> Loop<P> {
             view.families = plumbing.families();
             let links = plumbing.links()?;
             view.links = core_view::host_links(&links);
+            view.tunnels = core_view::tunnels(&links);
+            view.spared = snapshot.spared;
+            if snapshot.blind {
+                let pods = links.links.iter().filter(|(name, link)| sweep::is_pods(name, link));
+                view.spared.extend(pods.map(|(name, _)| name.clone()));
+            }
             // A lost pair cannot be made again without the pod's namespace; the sweep removes its traces.
             view.attachments.retain(|dev, a| links.links.contains_key(dev) || Path::new(&a.netns).exists());
             let desired = Desired::of(&view);
-            let plan = plan::diff(&desired, &plumbing.dump(&desired)?);
-            Ok(Compared { generation: snapshot.generation, view, plan })
+            let actual = plumbing.dump(&desired)?;
+            let plan = plan::diff(&desired, &actual);
+            let rivals = rivals(&plan, &actual);
+            Ok(Compared { generation: snapshot.generation, view, plan, rivals })
         })
         .await
     }
@@ -201,28 +224,29 @@ impl<P: Plumbing> Loop<P> {
             self.metrics.plan_step(outcome.kind, outcome.error.is_some());
             match (&outcome.error, cause) {
                 (Some(_), _) => warn!("{outcome}"),
-                (None, Cause::Change) => debug!(step = outcome.step, "done"),
+                // Parameters are never taken back, so the log says once what they were changed to.
+                (None, Cause::Start | Cause::Change) if outcome.kind == "sysctl" => {
+                    info!(step = outcome.step, "done");
+                }
+                (None, Cause::Start | Cause::Change) => debug!(step = outcome.step, "done"),
                 (None, Cause::Drift | Cause::Resync) => info!(step = outcome.step, "repaired"),
             }
         }
-        if cause != Cause::Change {
-            let done = outcomes.iter().filter(|o| o.error.is_none()).count();
-            self.metrics.drifted(done as u64);
+        let done = outcomes.iter().filter(|o| o.error.is_none()).count();
+        match cause {
+            Cause::Start => info!(changes = done, "first comparison with the kernel"),
+            Cause::Change => {}
+            Cause::Drift | Cause::Resync => self.metrics.drifted(done as u64),
         }
     }
 
     /// Reports a comparison; whether it has to be repeated soon.
-    fn tell(
-        &self,
-        result: Result<(NodeView, Plan, Vec<Outcome>), PlumbingError>,
-        begun: Instant,
-        patient: bool,
-    ) -> bool {
+    fn tell(&self, result: Result<Done, PlumbingError>, begun: Instant, patient: bool) -> bool {
         let (report, failed) = match result {
-            Ok((view, plan, outcomes)) => {
+            Ok(Done { view, plan, outcomes }) => {
                 let failures: BTreeSet<String> = failures(&plan.conflicts, &outcomes);
                 let failed = outcomes.iter().any(|o| o.error.is_some());
-                let networks = local_networks(&view);
+                let networks = local_networks(&view, &plan.conflicts, &outcomes);
                 let first = self.health.waiting_for().is_some();
                 let waiting_for = first.then(|| waiting_for(&networks, failed, patient)).flatten();
                 (Report { waiting_for, networks, failures }, failed)
@@ -263,7 +287,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, PlumbingError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(PlumbingError(format!("a thread ended early: {error}"))),
+        Err(error) => Err(PlumbingError::other(format!("a thread ended early: {error}"))),
     }
 }
 
@@ -272,20 +296,68 @@ fn failures(conflicts: &[Conflict], outcomes: &[Outcome]) -> BTreeSet<String> {
     conflicts.iter().map(ToString::to_string).chain(failed).collect()
 }
 
-/// Every Network of the view as it stands here.
-fn local_networks(view: &NodeView) -> BTreeMap<String, LocalNetwork> {
-    let all = overlay::realise(view).into_iter();
-    all.map(|(name, result)| (name, local_network(&result))).collect()
+fn rivals(plan: &Plan, actual: &Actual) -> BTreeMap<IfName, IfName> {
+    let made = plan.steps.iter().filter_map(|step| match step {
+        Step::AddVxlan(link) => Some(link),
+        _ => None,
+    });
+    made.filter_map(|link| Some((link.name.clone(), plan::rival(link, actual)?.clone()))).collect()
 }
+
+/// Says who is in the way where the kernel says only that somebody is.
+fn explain(outcomes: &mut [Outcome], rivals: &BTreeMap<IfName, IfName>) {
+    for outcome in outcomes {
+        let Some(rival) = outcome.device.as_ref().and_then(|d| rivals.get(d)) else { continue };
+        outcome.error = outcome.error.take().map(|error| match error.fault {
+            Fault::Exists => error.explained(&format!(
+                "device {rival} has the same VNI and UDP port: remove it, or choose another spec.vxlan.vni"
+            )),
+            _ => error,
+        });
+    }
+}
+
+/// Every Network of the view as it stands here. One whose device could not be had is not ready, whatever the view says.
+fn local_networks(
+    view: &NodeView,
+    conflicts: &[Conflict],
+    outcomes: &[Outcome],
+) -> BTreeMap<String, LocalNetwork> {
+    let mut all = BTreeMap::new();
+    for (name, result) in overlay::realise(view) {
+        let mut local = local_network(&result);
+        if let Some(device) = local.device.clone() {
+            let conflict = conflicts.iter().find(|c| c.name == device);
+            let failed = outcomes.iter().find(|o| o.error.is_some() && o.device.as_ref() == Some(&device));
+            let why = conflict.map(ToString::to_string).or_else(|| failed.map(ToString::to_string));
+            if let Some(why) = why {
+                local.ready = false;
+                DEVICE_FAILED.clone_into(&mut local.reason);
+                local.message = why;
+                // Nobody may send to where no device is.
+                local.vtep = local.vtep.filter(|_| conflict.is_none() && view.tunnels.contains_key(&device));
+            }
+        }
+        all.insert(name, local);
+    }
+    all
+}
+
+/// The reason of a Network whose device cannot be made or set up.
+const DEVICE_FAILED: &str = "DeviceFailed";
 
 fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
     match result {
         Ok(overlay) => {
             let published = overlay.published();
+            let (reason, message) = match &overlay.hindrance {
+                None => ("Ready", format!("pods can be attached, packets travel by {}", overlay.device)),
+                Some(why) => (why.reason(), format!("{}; what is attached stays as it is", chain(why))),
+            };
             LocalNetwork {
-                ready: true,
-                reason: "Ready".to_owned(),
-                message: format!("pods can be attached, packets travel by {}", overlay.device),
+                ready: published.ready,
+                reason: reason.to_owned(),
+                message,
                 parent: published.parent,
                 device: Some(overlay.device.clone()),
                 mtu: published.mtu,
@@ -313,9 +385,6 @@ fn waiting_for(networks: &BTreeMap<String, LocalNetwork>, failed: bool, patient:
     let (name, network) = networks.iter().find(|(_, n)| waits(n))?;
     patient.then(|| format!("Network `{name}`: {}", network.message))
 }
-
-/// The only reason that passes without anybody changing anything.
-const WAITING_FOR_ADDRESS: &str = "WaitingForAddress";
 
 #[cfg(test)]
 #[path = "reconcile_tests.rs"]

@@ -7,7 +7,7 @@ use crate::attachments::tests::record;
 use crate::fake::FakeKernel;
 
 fn new(dir: &std::path::Path) -> Loop<FakeKernel> {
-    let (attachments, _) = Attachments::load(Journal::below(dir)).unwrap();
+    let attachments = Attachments::load(Journal::below(dir)).unwrap();
     Loop {
         node: "n1".into(),
         store: Arc::default(),
@@ -66,7 +66,7 @@ async fn a_lost_interface_without_its_namespace_is_no_failure() {
     let l = new(dir.path());
     let r = record("c1", "u1", "10.0.0.5");
     l.attachments.begin(r).unwrap();
-    let (_, _, outcomes) = l.compare_and_apply(Cause::Drift).await.unwrap();
+    let Done { outcomes, .. } = l.compare_and_apply(Cause::Drift).await.unwrap();
     assert!(!outcomes.iter().any(|o| o.kind == "link"), "{outcomes:?}");
 }
 
@@ -135,4 +135,56 @@ async fn the_loop_repairs_what_the_kernel_tells_of() {
     stop.cancel();
     running.await.unwrap();
     assert_eq!(plumbing.devices.lock().len(), 1, "stopping changes nothing");
+}
+
+#[tokio::test]
+async fn a_pod_whose_entry_cannot_be_read_keeps_its_device() {
+    for name in ["c1:eth0".to_owned(), format!("{}~0:eth0", "x".repeat(150))] {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::below(dir.path());
+        std::fs::create_dir_all(journal.attachments.dir()).unwrap();
+        std::fs::write(journal.attachments.dir().join(&name), "torn").unwrap();
+        let l = new(dir.path());
+        let device = crate::attachments::host_if(&record("c1", "u1", "10.0.0.5").attachment);
+        l.plumbing.devices.lock().insert(device);
+        l.compare_and_apply(Cause::Change).await.unwrap();
+        assert_eq!(l.plumbing.devices.lock().len(), 1, "{name}");
+    }
+}
+
+/// A view in which this Network has its device.
+fn view_with_overlay() -> NodeView {
+    let link = braid_node_core::view::HostLink {
+        mtu: 1500,
+        up: true,
+        addrs: vec![("192.0.2.2".parse().unwrap(), 24)],
+        default_route: [braid_types::Family::V4].into(),
+        outward: true,
+    };
+    let mut view = NodeView { families: braid_types::Family::ALL.into(), ..NodeView::default() };
+    view.links.insert("eth0".parse().unwrap(), link);
+    view.networks.insert("overlay".into(), crate::node_tests::network());
+    view
+}
+
+#[test]
+fn a_network_whose_device_cannot_be_had_is_not_ready() {
+    let view = view_with_overlay();
+    assert!(local_networks(&view, &[], &[])["overlay"].ready);
+
+    let desired = Desired::of(&view);
+    let device: IfName = "eth0.vxlan4".parse().unwrap();
+    let step = Step::AddVxlan(desired.links[&device].clone());
+    let refused = PlumbingError { fault: Fault::Exists, ..PlumbingError::other("File exists") };
+    let mut outcomes = [crate::plumbing::outcome(&step, Some(refused))];
+    explain(&mut outcomes, &[(device.clone(), "other0".parse().unwrap())].into());
+    let conflict = Conflict { name: device, found: "a hardware device".into() };
+    for (conflicts, outcomes, part) in
+        [(&[][..], &outcomes[..], "other0"), (&[conflict][..], &[][..], "a hardware device")]
+    {
+        let local = &local_networks(&view, conflicts, outcomes)["overlay"];
+        assert!(!local.ready && local.vtep.is_none(), "{local:?}");
+        assert_eq!(local.usable_mtu([]), None);
+        assert!(local.reason == DEVICE_FAILED && local.message.contains(part), "{local:?}");
+    }
 }

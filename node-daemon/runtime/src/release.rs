@@ -11,6 +11,7 @@ use std::time::Duration;
 use braid_api::IPInstance;
 use braid_informer::InSync;
 use braid_types::model::{Phase, PodRef, UnixSeconds};
+use braid_types::well_known::NODE_MANAGER;
 use futures::{StreamExt, stream};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -82,6 +83,13 @@ pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeS
     all
 }
 
+/// What can be given back while there are interfaces that nobody can name: one of them may be that of any pod, and only
+/// a DEL tells that a pod has none.
+fn only_torn_down(mut found: Vec<Due>, torn_down: &BTreeSet<String>) -> Vec<Due> {
+    found.retain(|due| torn_down.contains(&due.pod.uid));
+    found
+}
+
 /// Where DEL leaves word.
 #[derive(Debug, Default)]
 pub(crate) struct TornDown {
@@ -112,9 +120,10 @@ impl<L: PodLookup> Releaser<L> {
     pub(crate) async fn run(self, _proof: InSync, stop: CancellationToken) {
         let mut alive: BTreeMap<String, Instant> = BTreeMap::new();
         let mut retry = FIRST_RETRY;
-        let mut changes = self.store.changes();
+        let (mut changes, mut node) = (self.store.changes(), self.attachments.changes());
         loop {
             changes.mark_unchanged();
+            node.mark_unchanged();
             alive.retain(|_, until| *until > Instant::now());
             let found = self.find(&alive);
             let outcomes: Vec<Outcome> =
@@ -142,6 +151,7 @@ impl<L: PodLookup> Releaser<L> {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = changes.changed() => {}
+                _ = node.changed() => {}
                 () = self.torn_down.told.notified() => {}
                 () = sleep_until(again) => {}
             }
@@ -151,13 +161,13 @@ impl<L: PodLookup> Releaser<L> {
 
     fn find(&self, alive: &BTreeMap<String, Instant>) -> Vec<Due> {
         // Attachments before the index: an ADD that ends between the two is seen by one of them.
-        let attached = self.attachments.pods();
+        let (attached, may_hide_some) = (self.attachments.pods(), self.attachments.may_hide_some());
         let mut torn_down = self.torn_down.pods.lock();
         self.store.read(|index| {
             torn_down.retain(|uid| index.held_by(uid).any(|h| h.def.phase == Phase::Bound));
             let mut found = due(index, &attached, &torn_down);
             found.retain(|d| !(d.confirm && alive.contains_key(&d.pod.uid)));
-            found
+            if may_hide_some { only_torn_down(found, &torn_down) } else { found }
         })
     }
 
@@ -199,7 +209,7 @@ impl<L: PodLookup> Releaser<L> {
     async fn confirm_torn_down(&self, due: &Due) -> Result<(), RequestError> {
         let api: Api<IPInstance> = Api::all(self.client.clone());
         let patch = torn_down_patch(due, now());
-        let params = PatchParams::default();
+        let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
         limited(api.patch_status(&due.name, &params, &Patch::Merge(patch))).await.map(drop)
     }
 }

@@ -52,6 +52,13 @@ fn a_pod_that_is_over_gives_back_even_when_nobody_remembers_its_teardown() {
 }
 
 #[test]
+fn while_some_interface_may_be_hidden_only_a_del_frees() {
+    let found = due(&with_address(), &set(&[]), &set(&[]));
+    assert_eq!(names(&only_torn_down(found.clone(), &set(&["u2"]))), []);
+    assert_eq!(names(&only_torn_down(found, &set(&["u1"]))), [("10.0.0.5", true)]);
+}
+
+#[test]
 fn what_is_given_back_is_not_given_back_again() {
     let mut index = Index::default();
     for change in [

@@ -7,9 +7,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::index::Index;
 
-/// Whether a change concerns the kernel.
+/// Whom a change concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
+    /// Nobody: everything is as it was.
+    Nothing,
     /// Only who waits for an address or a pod cares.
     Quiet,
     /// The kernel may have to look different now.
@@ -19,7 +21,12 @@ pub(crate) enum Effect {
 impl Effect {
     /// [`Effect::Kernel`] when something differs.
     pub(crate) fn kernel_if(differs: bool) -> Self {
-        if differs { Self::Kernel } else { Self::Quiet }
+        if differs { Self::Kernel } else { Self::Nothing }
+    }
+
+    /// [`Effect::Quiet`] when something differs.
+    pub(crate) fn quiet_if(differs: bool) -> Self {
+        if differs { Self::Quiet } else { Self::Nothing }
     }
 }
 
@@ -44,9 +51,13 @@ impl Default for Store {
 }
 
 impl Store {
-    /// Changes the index and wakes who waits for it.
+    /// Changes the index and wakes whom it concerns. Objects change more often than what they say here: every address that
+    /// is given out in the cluster changes counts in the status of a Subnet and a Network.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Index) -> Effect) {
         let effect = change(&mut self.index.lock());
+        if effect == Effect::Nothing {
+            return;
+        }
         self.changes.send_modify(|n| *n += 1);
         if effect == Effect::Kernel {
             self.kernel_changes.fetch_add(1, Ordering::Relaxed);
@@ -77,5 +88,29 @@ impl Store {
     /// Resolves once a comparison was asked for; requests that came together count as one.
     pub(crate) async fn kernel_dirty(&self) {
         self.kernel.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_woken_by_differences_only() {
+        let store = Store::default();
+        let mut changes = store.changes();
+        let woken = |effect, changes: &mut watch::Receiver<u64>| {
+            changes.mark_unchanged();
+            store.update(|_| effect);
+            changes.has_changed().unwrap()
+        };
+        assert!(
+            !woken(Effect::kernel_if(false), &mut changes) && !woken(Effect::quiet_if(false), &mut changes)
+        );
+        assert_eq!(store.kernel_changes(), 0);
+        assert!(woken(Effect::quiet_if(true), &mut changes));
+        assert_eq!(store.kernel_changes(), 0);
+        assert!(woken(Effect::kernel_if(true), &mut changes));
+        assert_eq!(store.kernel_changes(), 1);
     }
 }

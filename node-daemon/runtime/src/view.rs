@@ -21,13 +21,17 @@ pub(crate) fn build(node: &str, index: &Index, attachments: BTreeMap<IfName, Att
     for (network, address) in index.vteps() {
         vteps.entry(network).or_default().insert(address);
     }
+    // A Subnet that the controller has not found usable takes no part: its prefix may be another Subnet's, or wrong.
+    // Where pods have addresses of it from before, its blocks say so.
+    let held: BTreeSet<&str> = index.blocks.values().map(|b| b.subnet.as_str()).collect();
+    let subnets = index.subnets.values().filter(|s| s.ready || held.contains(s.name.as_str()));
     let elsewhere = index.host_routed.values().filter(|d| d.host_routed && d.node.as_deref() != Some(node));
     NodeView {
         node: node.to_owned(),
         node_ips: own.map(|n| n.addresses.clone()).unwrap_or_default(),
         networks: own.map(|n| member(&n.labels).collect()).unwrap_or_default(),
         vteps,
-        subnets: index.subnets.values().map(|s| (s.name.clone(), s.clone())).collect(),
+        subnets: subnets.map(|s| (s.name.clone(), s.clone())).collect(),
         blocks: index.blocks.values().map(|b| (b.name.clone(), b.clone())).collect(),
         nodes: index.nodes.values().map(|n| (n.node.clone(), n.clone())).collect(),
         host_routed: elsewhere
@@ -45,7 +49,7 @@ pub(crate) fn build(node: &str, index: &Index, attachments: BTreeMap<IfName, Att
 mod tests {
     use super::*;
     use crate::index::{Change, OwnNode};
-    use braid_types::model::{NetworkDef, NetworkType};
+    use braid_types::model::{BlockDef, NetworkDef, NetworkType, SubnetDef};
     use braid_types::{Operator, Requirement, Selector};
 
     fn network(name: &str, ready: bool, zone: Option<&str>) -> NetworkDef {
@@ -92,5 +96,42 @@ mod tests {
         index.node.apply(Change::Applied("n1".into(), Ok(node)));
         let view = build("n1", &index, BTreeMap::new());
         assert_eq!(view.networks.keys().collect::<Vec<_>>(), ["all", "here"]);
+    }
+
+    fn subnet(name: &str, ready: bool) -> SubnetDef {
+        SubnetDef {
+            name: name.into(),
+            created: 0,
+            network: "all".into(),
+            cidr: "10.0.0.0/16".parse().unwrap(),
+            gateway: None,
+            ranges: vec![],
+            excluded: vec![],
+            reserved: vec![],
+            vlan: None,
+            block_size: 26,
+            private: false,
+            nat_outgoing: false,
+            routing_table: None,
+            ready,
+            deleting: false,
+        }
+    }
+
+    #[test]
+    fn subnets_count_while_they_are_in_force_or_hold_blocks() {
+        let mut index = Index::default();
+        for (name, ready) in [("good", true), ("refused", false), ("once-good", false)] {
+            index.subnets.apply(Change::Applied(name.into(), Ok(subnet(name, ready))));
+        }
+        let block = BlockDef {
+            name: "b".into(),
+            subnet: "once-good".into(),
+            cidr: "10.0.0.0/26".parse().unwrap(),
+            node: "n2".into(),
+        };
+        index.blocks.apply(Change::Applied("b".into(), Ok(block)));
+        let view = build("n1", &index, BTreeMap::new());
+        assert_eq!(view.subnets.keys().collect::<Vec<_>>(), ["good", "once-good"]);
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn start(client: &Client, node: &str, store: &Arc<Store>) -> Informer
         Api::all(client.clone()),
         Selection::fields(format!("spec.node={node}")),
         |raw: IPInstance| held(&raw),
-        feed(store, |index, change| Effect::kernel_if(index.apply_own(change))),
+        feed(store, Index::apply_own),
     );
     informers.watch_mapped(
         "host-routed-ipinstances",
@@ -85,10 +85,7 @@ pub(crate) fn start(client: &Client, node: &str, store: &Arc<Store>) -> Informer
         feed_as(
             store,
             |namespace, name| pod_key(namespace.unwrap_or_default(), name),
-            |index, change| {
-                index.pods.apply(change);
-                Effect::Quiet
-            },
+            |index, change| Effect::quiet_if(index.pods.apply(change)),
         ),
     );
     informers
@@ -102,7 +99,8 @@ fn held(raw: &IPInstance) -> Parsed<Held> {
     let def = InstanceDef::try_from(raw);
     let resource_version = raw.metadata.resource_version.clone().unwrap_or_default();
     let attached = raw.status.as_ref().is_some_and(|s| s.attached_at.is_some());
-    parsed(&raw.metadata, def.map(|def| Held { def, resource_version, attached }))
+    let sandbox = raw.status.as_ref().and_then(|s| s.sandbox.clone());
+    parsed(&raw.metadata, def.map(|def| Held { def, resource_version, attached, sandbox }))
 }
 
 fn own_node(raw: Node) -> OwnNode {
@@ -170,5 +168,30 @@ fn feed_as<V: Send + 'static>(
             Event::Undecodable(object) => Change::Unreadable(key(object.namespace.as_deref(), &object.name)),
         };
         store.update(|index| apply(index, change));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_in_a_status_wake_nobody() {
+        let store = Arc::new(Store::default());
+        let mut handler = feed(&store, |index, change| Effect::kernel_if(index.subnets.apply(change)));
+        let mut see = |used: u32| {
+            let raw: Subnet = serde_json::from_value(serde_json::json!({
+                "apiVersion": "braid.network/v1", "kind": "Subnet", "metadata": {"name": "s"},
+                "spec": {"network": "overlay", "cidr": "10.0.0.0/16"},
+                "status": {"used": used, "conditions": []},
+            }))
+            .unwrap();
+            let changes = store.changes();
+            handler(Event::Applied(Arc::new(parsed(&raw.metadata, SubnetDef::try_from(&raw)))));
+            changes.has_changed().unwrap()
+        };
+        assert!(see(1), "a new object");
+        assert!(!see(2) && !see(3));
+        assert_eq!(store.kernel_changes(), 1);
     }
 }

@@ -8,18 +8,19 @@ use braid_informer::InSync;
 use braid_journal::Journal;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::args::{CniDirs, RunArgs, StateArgs};
+use crate::attached::Sayer;
 use crate::attachments::Attachments;
 use crate::cni::{self, Cni};
 use crate::health::{self, Health};
 use crate::install::{self, Installed};
 use crate::kernel::{HostKernel, watch_drift};
-use crate::lookup::{self, ApiLookup};
+use crate::lookup::ApiLookup;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::reconcile::{Loop, Report, Shared};
@@ -72,14 +73,15 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
     let Base { kernel, health, metrics, tasks, stop } = base;
     let journal = Journal::below(&args.state.state_dir);
     let loaded = tokio::task::spawn_blocking(move || Attachments::load(journal)).await?;
-    let (attachments, damaged) = loaded.context("cannot read the journal of attachments")?;
-    let attachments = Arc::new(attachments);
+    let attachments = Arc::new(loaded.context("cannot read the journal of attachments")?);
+    for file in attachments.unread() {
+        warn!(error = file.why, "an entry of the journal cannot be read; its interface stays as it is");
+    }
     let store = Arc::new(Store::default());
     let shared = Arc::new(Shared::default());
     let torn_down = Arc::new(TornDown::default());
     let lookup = Arc::new(ApiLookup { client: client.clone() });
     let (proof, in_sync) = watch::channel(None::<InSync>);
-    let (attached, written) = mpsc::unbounded_channel();
     let (turns, busy) = Cni::<HostKernel, ApiLookup>::queues();
     let cni = Arc::new(Cni {
         store: store.clone(),
@@ -91,7 +93,7 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         metrics: metrics.clone(),
         health: health.clone(),
         in_sync,
-        attached,
+        leftovers: Arc::default(),
         patience: args.add_deadline,
         stop: stop.clone(),
         turns,
@@ -100,7 +102,6 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
     // First the socket, then the files: a plugin writes its file and then tries the socket once more.
     let listener = cni::server::listen(&args.state.socket)?;
     // Needs no API server.
-    sweep::damaged(&cni, damaged).await;
     sweep::pending_dels(&cni).await;
     tasks.spawn(cni::server::serve(listener, cni.clone(), stop.clone()));
 
@@ -127,10 +128,15 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         reports: told.clone(),
         metrics: metrics.clone(),
     };
-    let releaser =
-        Releaser { client: client.clone(), store, attachments, torn_down, lookup, metrics: metrics.clone() };
+    let sayer = Sayer {
+        client: client.clone(),
+        store: store.clone(),
+        attachments: attachments.clone(),
+        metrics: metrics.clone(),
+    };
+    let releaser = Releaser { client, store, attachments, torn_down, lookup, metrics: metrics.clone() };
     let (dirs, state) = (args.cni.clone(), args.state.clone());
-    let (health, metrics, stop) = (health.clone(), metrics.clone(), stop.clone());
+    let (health, stop) = (health.clone(), stop.clone());
     tasks.spawn(async move {
         // The watches live as long as this task.
         let _informers = informers;
@@ -144,7 +150,7 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
             publisher.run(stop.clone()),
             releaser.run(in_sync, stop.clone()),
             sweep::run(cni, clean, in_sync, stop.clone()),
-            until(&stop, lookup::note_attachments(client, metrics, written)),
+            sayer.run(in_sync, stop.clone()),
             until(&stop, write_conflist_when_ready(dirs, state, told)),
             until(&stop, watch_drift(monitor, shared)),
         );

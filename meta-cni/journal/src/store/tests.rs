@@ -20,6 +20,7 @@ fn record(container: &str, state: RecordState) -> Record {
         network: "braid".into(),
         pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
         netns: "/run/netns/x".into(),
+        netns_id: None,
         config: "{}".into(),
         result: None,
         grant: None,
@@ -139,4 +140,24 @@ fn what_cannot_be_written_leaves_the_old_entry() {
     assert!(matches!(e, JournalError::Io { operation: "write", .. }), "{e}");
     assert!(path.join("x").exists());
     assert_eq!(fs::read_dir(store.dir()).unwrap().count(), 1, "the temporary file is gone");
+}
+
+#[test]
+fn an_entry_that_may_be_whole_is_told_from_one_that_is_lost() {
+    let state = tempfile::tempdir().unwrap();
+    let store = Journal::below(state.path()).attachments;
+    for container in ["a", "b", "c"] {
+        store.put(&record(container, RecordState::Done)).unwrap();
+    }
+    let file = |container: &str| store.dir().join(file_name(&id(container)));
+    let newer = fs::read_to_string(file("a")).unwrap().replacen("attachment 1", "attachment 2", 1);
+    fs::write(file("a"), newer).unwrap();
+    fs::write(file("b"), "torn").unwrap();
+    // Reading a directory is an error of the file system.
+    fs::remove_file(file("c")).unwrap();
+    fs::create_dir(file("c")).unwrap();
+    let troubles: Vec<_> =
+        store.list().unwrap().into_iter().map(|l| l.entry.unwrap_err().trouble()).collect();
+    assert_eq!(troubles, [Trouble::OtherFormat, Trouble::Damaged, Trouble::Unreadable]);
+    assert!(store.read_file(&file("d")).unwrap().is_none());
 }

@@ -67,7 +67,7 @@ proptest! {
     ) {
         let site = Site::new();
         let mut plugin = Command::new(env!("CARGO_BIN_EXE_braid-cni"));
-        plugin.env_clear();
+        plugin.env_clear().env("BRAID_CNI_LOG", site.log());
         let names = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
         for (name, value) in names.into_iter().zip([command, id, netns, ifname, args, path]) {
             if let Some(value) = value {

@@ -4,6 +4,7 @@ mod any_input;
 mod del;
 mod environment;
 mod exclusion;
+mod log;
 mod support;
 mod verbs;
 mod without_agent;

@@ -45,6 +45,11 @@ impl Site {
         self.dir.path().join("state")
     }
 
+    /// The plugin's log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log/cni.log")
+    }
+
     pub(crate) fn netns(&self) -> String {
         self.dir.path().join("netns").display().to_string()
     }
@@ -92,6 +97,7 @@ impl Site {
         let mut command = Command::new(env!("CARGO_BIN_EXE_braid-cni"));
         command
             .env_clear()
+            .env("BRAID_CNI_LOG", self.log())
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", "c1")
             .env("CNI_NETNS", self.netns())

@@ -1,5 +1,8 @@
 //! What each verb asks of the agent and how its answer is printed.
 
+use std::os::unix::fs::MetadataExt;
+
+use braid_meta_core::call::NamespaceId;
 use braid_meta_core::{Attachment, AttachmentKind, CniError, ErrorCode, PodRef};
 use braid_rpc::{PROTOCOL_VERSION, Reply, Request, Response, Verb};
 use rstest::rstest;
@@ -35,6 +38,12 @@ fn add_says_who_where_and_how_long() {
     assert_eq!(add.attachment.to_string(), "c1/eth0");
     assert_eq!(add.pod, PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() });
     assert_eq!((add.netns, add.network.as_str(), add.config), (site.netns(), "braid", text));
+    let file = std::fs::metadata(site.netns()).unwrap();
+    assert_eq!(
+        add.netns_id,
+        Some(NamespaceId { dev: file.dev(), ino: file.ino() }),
+        "for the agent to compare"
+    );
 }
 
 #[rstest]

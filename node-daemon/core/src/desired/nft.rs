@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use braid_types::{AddrRange, Cidr, Family, IfName, Mac};
 
 use super::link::{GROUP_PODS, GROUP_TUNNELS};
+use crate::actual::SeenTable;
 use crate::view::NodeView;
 
 /// Name of the table, family `inet`. It is wholly ours.
@@ -209,8 +210,9 @@ impl Table {
             let of_family = || view.subnets.values().filter(move |s| s.family() == family);
             let ranges =
                 |key, cidrs: &[Cidr]| Set { key: vec![key], interval: true, elements: merged(cidrs) };
-            let all: Vec<_> = of_family().map(|s| s.cidr).collect();
-            let natted: Vec<_> = of_family().filter(|s| s.nat_outgoing).map(|s| s.cidr).collect();
+            let all: Vec<_> = of_family().flat_map(|s| view.extents(s)).collect();
+            let natted: Vec<_> =
+                of_family().filter(|s| s.nat_outgoing).flat_map(|s| view.extents(s)).collect();
             sets.insert(cluster(family), ranges(Field::Destination(family), &all));
             sets.insert(nat(family), ranges(Field::Source(family), &natted));
             let key = vec![Field::IifName, Field::EtherSource, Field::Source(family)];
@@ -227,6 +229,20 @@ impl Table {
             ),
         ];
         Self { sets, chains: chains.map(|(name, chain)| (name.to_owned(), chain)).into() }
+    }
+
+    /// This table with those elements that a table in the kernel has for some devices.
+    #[must_use]
+    pub(crate) fn with_those_of(&self, devices: &BTreeSet<IfName>, seen: &SeenTable) -> Self {
+        let of_them = |e: &&Element| e.dev().is_some_and(|d| devices.contains(d));
+        let elements = seen
+            .sets
+            .iter()
+            .map(|(name, set)| (name.clone(), set.elements.iter().filter(of_them).cloned().collect()))
+            .collect();
+        let mut table = self.clone();
+        table.insert(&elements);
+        table
     }
 
     /// Adds elements; those of unknown sets are left out.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use braid_types::model::SubnetDef;
 use braid_types::well_known::table;
 use braid_types::{Cidr, Family, IfName};
 
@@ -81,8 +82,9 @@ pub(super) fn of(view: &NodeView, overlays: &[Overlay], remotes: &Remotes<'_>) -
     let mut put = |dst: Cidr, route: Route| routes.insert(RouteKey::new(table::OVERLAY, dst), route);
 
     // What nobody has claimed must not leave by the default route, nor come back from there.
-    for subnet in view.subnets.values().filter(|s| overlay(&s.network).is_some()) {
-        if view.families.contains(&subnet.family()) && !covers_a_node(view, &subnet.cidr) {
+    let in_force = view.subnets.values().filter(|s| s.ready && overlay(&s.network).is_some());
+    for subnet in in_force.filter(|s| view.families.contains(&s.family())) {
+        if !covers_a_node(view, &subnet.cidr) && !is_inside_a_strange_block(view, subnet) {
             put(subnet.cidr, unreachable());
         }
     }
@@ -122,6 +124,12 @@ fn to(remote: &Remote<'_>, family: Family) -> Option<Route> {
         Target::Via { gateway: (*remote.addresses.get(family))?, dev: overlay.device.clone() }
     };
     Some(Route { target, source: *overlay.addresses.get(family), mtu: None })
+}
+
+/// Whether a block of another Subnet contains the whole of this one. Its route would then be the more specific one, and
+/// cut off pods that are there.
+fn is_inside_a_strange_block(view: &NodeView, subnet: &SubnetDef) -> bool {
+    view.blocks.values().any(|b| b.subnet != subnet.name && b.cidr.contains_cidr(&subnet.cidr))
 }
 
 /// Whether a prefix overlaps the underlay that this node sees. Refusing such a prefix as a whole would cut the

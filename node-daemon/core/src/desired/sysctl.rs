@@ -50,17 +50,18 @@ pub(super) fn of(view: &NodeView, overlays: &[Overlay]) -> BTreeMap<String, Sysc
     }
     if view.families.contains(&Family::V6) {
         all.insert("ipv6/conf/all/forwarding".to_owned(), Sysctl::always("1"));
+        // With forwarding on, the kernel ignores router advertisements unless accept_ra is 2 (kernel doc ip-sysctl): the
+        // host would lose an advertised default route, on whichever device it came. Where containers could advertise
+        // themselves, the kernel's answer stays as it is.
+        for (dev, _) in view.links.iter().filter(|(_, link)| link.outward) {
+            let keep_ra = Sysctl { value: "2".to_owned(), only_from: Some("1".to_owned()) };
+            all.insert(of_device(Family::V6, dev, "accept_ra"), keep_ra);
+        }
     }
     for o in overlays {
         if view.families.contains(&Family::V4) {
             // Loose: the reply to a packet that entered by the tunnel may be routed straight (CrossSubnet).
             all.insert(of_device(Family::V4, &o.device, "rp_filter"), Sysctl::always("2"));
-        }
-        if view.families.contains(&Family::V6) {
-            // With forwarding on, the kernel ignores router advertisements unless accept_ra is 2
-            // (kernel doc ip-sysctl): a node with an advertised default route would lose it.
-            let keep_ra = Sysctl { value: "2".to_owned(), only_from: Some("1".to_owned()) };
-            all.insert(of_device(Family::V6, &o.parent, "accept_ra"), keep_ra);
         }
         all.extend(enable_v6(view, &o.device));
     }

@@ -201,7 +201,13 @@ pub(crate) fn foreign(kernel: &Actual) -> Foreign {
                 let marks = [named, l.alias.starts_with("braid:"), l.group == 176];
                 marks.into_iter().filter(|m| *m).count() >= 2
             }
-            "vxlan" => l.alias.starts_with("braid:") || l.group == 177,
+            "vxlan" => {
+                let vni = l.vxlan.as_ref().map(|v| v.vni).unwrap_or_default();
+                let named =
+                    name.as_str().ends_with(&format!(".vxlan{vni}")) || name.as_str().starts_with("bv");
+                let marks = [named, l.alias.starts_with("braid:"), l.group == 177];
+                marks.into_iter().filter(|m| *m).count() >= 2
+            }
             _ => false,
         })
     };

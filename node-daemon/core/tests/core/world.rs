@@ -72,6 +72,7 @@ impl Seed {
             up: true,
             addrs: vec![(ip(&format!("192.168.1.{n}")), 24), (ip(&format!("2001:db8::{n}")), 64)],
             default_route: Family::ALL.into(),
+            outward: true,
         };
         view.links.insert(name("eth0"), eth0);
         let names = ["blue", "green"];
@@ -180,6 +181,7 @@ pub(crate) fn attachment(pod: u8) -> Attachment {
         container_id,
         pod: PodRef { namespace: "default".into(), name: format!("pod{pod}"), uid: format!("u{pod}") },
         netns: format!("/run/netns/{pod}"),
+        netns_id: None,
         ifname: name("eth0"),
         network: "blue".into(),
         mac: Mac::derived(&[pod]),
@@ -201,7 +203,14 @@ pub(crate) fn host() -> Actual {
     let tunnel = SeenVxlan { vni: 99, port: 8472, parent: Some(name("eth0")), ..SeenVxlan::default() };
     let link = SeenLink { kind: "vxlan".into(), vxlan: Some(tunnel), ..plain(1450) };
     kernel.links.insert(name("eth0.vxlan99"), link);
-    for dev in ["eth0", "eth0.vxlan99", "braid0123456789"] {
+    // Tunnels with one mark of ours each: the group, the alias; and the form of the name above.
+    for (vni, dev, group, alias) in [(97u32, "guest97", 177, ""), (98, "guest98", 0, "braid:guest")] {
+        let tunnel = SeenVxlan { vni, port: 8472, parent: Some(name("eth0")), ..SeenVxlan::default() };
+        let marks = SeenLink { group, alias: alias.into(), ..plain(1450) };
+        let link = SeenLink { kind: "vxlan".into(), vxlan: Some(tunnel), ..marks };
+        kernel.links.insert(name(dev), link);
+    }
+    for dev in ["eth0", "eth0.vxlan99", "guest97", "guest98", "braid0123456789"] {
         let key = AddrKey { dev: name(dev), addr: ip("10.77.0.1"), prefix_len: 32 };
         kernel.addrs.insert(key, SeenAddr::default());
         let neigh = SeenNeigh { mac: Some(Mac::derived(b"x")), permanent: true };

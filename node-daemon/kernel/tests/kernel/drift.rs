@@ -157,3 +157,37 @@ fn own_changes_are_not_reported() {
     });
     assert_eq!(dirty, Dirty { rules: true, ..Dirty::default() });
 }
+
+#[test]
+fn what_breaks_after_events_were_lost_is_noticed_too() {
+    let (mut a, _b, _pod) = node_with_pod();
+    let good = snapshot(&a);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+    // Room for a message or two.
+    let monitor = a.ns.run(|| a.kernel.monitor_with_room(1)).expect("monitor");
+    let next =
+        |patience| runtime.block_on(async { tokio::time::timeout(patience, monitor.changed()).await.ok() });
+    let burst = "for i in $(seq 200); do echo route add 10.7.$i.0/24 dev eth0 table 40000 proto 176; \
+                 echo route del 10.7.$i.0/24 dev eth0 table 40000 proto 176; done | ip -batch -";
+    let lost = (0..50).any(|_| {
+        a.ns.sh(burst);
+        next(Duration::from_secs(5)).is_some_and(|d| d.lost)
+    });
+    assert!(lost, "the buffer was never too small");
+    drain(&next);
+    for (command, neighbour) in [
+        (
+            "m=$(bridge fdb show dev eth0.vxlan4 | cut -d' ' -f1); \
+             bridge fdb replace $m dev eth0.vxlan4 dst 192.168.50.9 self permanent",
+            false,
+        ),
+        ("ip neigh replace 10.244.2.1 lladdr 02:11:11:11:11:11 dev eth0.vxlan4 nud permanent", true),
+    ] {
+        a.ns.sh(command);
+        let dirty = next(Duration::from_secs(5)).expect("not noticed");
+        assert!(if neighbour { dirty.neighs } else { dirty.fdb } && !dirty.lost, "{dirty:?} after {command}");
+        a.resync();
+        assert_eq!(snapshot(&a), good);
+        drain(&next);
+    }
+}

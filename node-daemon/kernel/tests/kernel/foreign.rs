@@ -1,5 +1,7 @@
 //! What is not ours stays as it is.
 
+use braid_node_core::plan::{Step, rival};
+use braid_node_kernel::Scope;
 use braid_types::model::Encapsulation;
 
 use crate::lab::{blue, two_nodes};
@@ -15,6 +17,15 @@ const LOOK_ALIKES: &[&str] = &[
     "ip link set braid-br alias braid:not-really",
     "ip link add eth0.vxlan9 type vxlan id 9 dev eth0 local 192.168.50.1 dstport 8472 nolearning",
     "ip link set eth0.vxlan9 up mtu 1400",
+    "ip link add guest7 type vxlan id 7 dev eth0 local 192.168.50.1 dstport 8472",
+    "ip link set guest7 group 177 up",
+    "ip link add guest8 type vxlan id 8 dev eth0 local 192.168.50.1 dstport 8472",
+    "ip link set guest8 alias braid:guest up",
+    "bridge fdb add 02:00:00:00:00:07 dev guest7 dst 192.168.50.9 self permanent",
+    "ip link add guest6 type veth peer name p6",
+    "ip link set guest6 group 176 up",
+    "ip link add guest5 type veth peer name p5",
+    "ip link set guest5 alias braid:guest up",
     "ip addr add 10.99.0.1/32 dev eth0.vxlan9",
     "ip neigh add 10.99.0.2 lladdr 02:00:00:00:00:02 dev eth0.vxlan9 nud permanent",
     "bridge fdb add 02:00:00:00:00:02 dev eth0.vxlan9 dst 192.168.50.9 self permanent",
@@ -87,4 +98,19 @@ fn a_foreign_device_under_our_name_is_named_and_left_alone() {
     assert!(!report.is_clean());
     assert_eq!(a.ns.sh("ip -o link show eth0.vxlan4; ip -o addr show eth0.vxlan4"), before);
     assert!(!a.ns.sh("ip route show table 40000").contains("eth0.vxlan4"));
+}
+
+#[test]
+fn a_foreign_device_with_our_vni_is_named() {
+    let (mut a, _b) = two_nodes(|v| blue(v, &NODES, Encapsulation::Always, false));
+    a.ns.run(|| a.kernel.uninstall()).expect("uninstall");
+    a.ns.sh("ip link add other0 type vxlan id 4 dev eth0 local 192.168.50.1 dstport 8472");
+    a.look();
+    let plan = a.plan();
+    let report = a.apply(&plan);
+    let failed = report.failed.first().expect("two devices with one VNI");
+    assert!(failed.error.already_exists(), "{report:?}");
+    let Step::AddVxlan(wanted) = &*failed.step else { panic!("{failed:?}") };
+    let actual = a.ns.run(|| a.kernel.dump(&Scope::links())).expect("dump");
+    assert_eq!(rival(wanted, &actual).map(ToString::to_string).as_deref(), Some("other0"));
 }

@@ -13,7 +13,7 @@ use braid_node_core::attach::{Wiring, wire};
 use braid_node_core::desired::Desired;
 use braid_node_core::overlay;
 use braid_node_core::plan::{self, Plan};
-use braid_node_core::view::{Attachment, NodeView, host_links};
+use braid_node_core::view::{Attachment, NodeView, host_links, tunnels};
 use braid_node_kernel::{Kernel, Report, Scope, netns};
 use braid_types::model::{
     BlockDef, Encapsulation, NetworkDef, NetworkType, NodeDef, PodRef, SubnetDef, VxlanDef,
@@ -98,6 +98,7 @@ impl Node {
     pub(crate) fn look(&mut self) {
         let actual = self.ns.run(|| self.kernel.dump(&Scope::links()).expect("dump links"));
         self.view.links = host_links(&actual);
+        self.view.tunnels = tunnels(&actual);
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -146,6 +147,7 @@ impl Node {
             container_id: format!("{}-{name}", self.view.node),
             pod: PodRef { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") },
             netns: ns.path().display().to_string(),
+            netns_id: None,
             host_if: host_veth_name(&format!("{}-{name}", self.view.node), "eth0"),
             ifname,
             network: network.into(),

@@ -1,5 +1,8 @@
 //! Two nodes, real VXLAN, real packets.
 
+use std::net::IpAddr;
+
+use braid_node_core::view::NodeView;
 use braid_types::model::Encapsulation;
 
 use crate::lab::{Node, Pod, add_network, blue, ip, network, pings, reaches, two_nodes};
@@ -194,4 +197,55 @@ fn an_ipv6_underlay_carries_both_families() {
     assert!(a.ns.sh("ip -d link show eth0.vxlan4").contains("local 2001:db8:50::1"));
     let pods = pods(&mut a, &mut b);
     all_reach_all(&pods, ["-M do -s 1402", "-M do -s 1382"]);
+}
+
+/// Index of the tunnel: a device that is made anew has another one.
+fn tunnel(node: &Node) -> String {
+    node.ns.sh("ip -o link show eth0.vxlan4 | cut -d: -f1")
+}
+
+#[test]
+fn a_family_that_joins_later_leaves_the_other_ones_packets_alone() {
+    let only_v4 = |v: &mut NodeView| {
+        blue(v, &NODES, Encapsulation::Always, false);
+        v.subnets.remove("blue-IPv6");
+        v.vteps.values_mut().for_each(|own| own.retain(IpAddr::is_ipv4));
+    };
+    let (mut a, mut b) = two_nodes(only_v4);
+    let pods = [a.pod("a1", "blue", &["10.244.1.2"]), b.pod("b1", "blue", &["10.244.2.2"])];
+    let before = tunnel(&a);
+    for node in [&mut a, &mut b] {
+        let v6 = crate::lab::subnet("blue", "fd00:244::/48", false);
+        node.view.subnets.insert(v6.name.clone(), v6);
+        node.resync();
+    }
+    assert!(reaches(&pods[0].ns, "", pods[1].ip(false)), "while the nodes' IPv6 addresses are awaited");
+    for node in [&mut a, &mut b] {
+        blue(&mut node.view, &NODES, Encapsulation::Always, false);
+        node.resync();
+    }
+    assert!(reaches(&pods[0].ns, "", pods[1].ip(false)));
+    assert_eq!(tunnel(&a), before, "the tunnel was made anew");
+}
+
+#[test]
+fn an_address_of_the_parent_that_goes_and_comes_back_costs_no_tunnel() {
+    let (mut a, mut b) = two_nodes(|v| blue(v, &NODES, Encapsulation::Always, false));
+    a.view.node_ips = vec![ip("192.168.50.1")];
+    let pods = pods(&mut a, &mut b);
+    let (before, tables) = (tunnel(&a), "ip route show table 40000; ip -6 route show table 40000");
+    let routes = a.ns.sh(tables);
+    // All addresses and the default route; IPv4 alone, where IPv6 would do for a tunnel.
+    for away in ["ip addr flush dev eth0 scope global", "ip addr del 192.168.50.1/24 dev eth0"] {
+        a.ns.sh(away);
+        a.resync();
+        assert_eq!((tunnel(&a), a.ns.sh(tables)), (before.clone(), routes.clone()), "after {away}");
+        a.ns.sh(
+            "ip addr replace 192.168.50.1/24 dev eth0; ip addr replace 2001:db8:50::1/64 dev eth0 nodad; \
+             ip route replace default via 192.168.50.254; ip -6 route replace default via 2001:db8:50::fe",
+        );
+        a.resync();
+        assert_eq!((tunnel(&a), a.ns.sh(tables)), (before.clone(), routes.clone()));
+        all_reach_all(&pods, ["", ""]);
+    }
 }

@@ -1,8 +1,12 @@
 //! Attaching, detaching and checking one pod.
 
+use std::os::unix::fs::MetadataExt;
+
+use braid_node_core::view::NamespaceId;
+use braid_node_kernel::{KernelError, Side};
 use braid_types::model::Encapsulation;
 
-use crate::lab::{Node, blue, two_nodes};
+use crate::lab::{Namespace, Node, blue, two_nodes};
 
 const NODES: [(&str, u8); 2] = [("a", 1), ("b", 2)];
 
@@ -52,6 +56,7 @@ fn a_failed_attach_is_undone() {
     let wiring = a.wiring(&pod);
     let error = a.ns.run(|| a.kernel.attach(&wiring)).expect_err("the name is taken");
     assert_eq!(error.error.errno(), Some(nix::libc::EEXIST), "{error:?}");
+    assert!(matches!(error.error, KernelError::NameTaken { place: Side::Pod, .. }), "{error:?}");
     assert_eq!(snapshot(&a), before);
 
     // The namespace is gone.
@@ -59,6 +64,7 @@ fn a_failed_attach_is_undone() {
     gone.pod.netns = "/proc/self/fd/99999".into();
     let error = a.ns.run(|| a.kernel.attach(&gone)).expect_err("no namespace");
     assert_eq!(error.error.errno(), Some(nix::libc::ENOENT), "{error:?}");
+    assert!(matches!(error.error, KernelError::NamespaceGone { .. }), "{error:?}");
     assert_eq!(snapshot(&a), before);
 
     // The last step fails: the route's source is no address of this node.
@@ -158,4 +164,26 @@ fn a_thread_returns_from_another_namespace_whatever_happens_there() {
     let error = braid_node_kernel::netns::within(std::path::Path::new("/proc/self/status"), || ());
     assert!(error.expect_err("no namespace").to_string().contains("/proc/self/status"));
     assert_eq!(here(), before);
+}
+
+#[test]
+fn a_path_that_leads_elsewhere_is_refused() {
+    let (mut a, _b) = node();
+    let mut pod = a.unattached("a1", "blue", &["10.244.1.2"]);
+    let other = Namespace::new();
+    let file = std::fs::metadata(other.path()).expect("namespace");
+    pod.attachment.netns_id = Some(NamespaceId { dev: file.dev(), ino: file.ino() });
+    let before = snapshot(&a);
+    let wiring = a.wiring(&pod);
+    let error = a.ns.run(|| a.kernel.attach(&wiring)).expect_err("not the pod's namespace");
+    assert!(matches!(error.error, KernelError::OtherNamespace { .. }), "{error:?}");
+    assert_eq!(snapshot(&a), before);
+    assert!(!pod.ns.sh("ip -o link").contains("eth0"));
+
+    pod.attachment.netns = other.path().display().to_string();
+    let wiring = a.wiring(&pod);
+    a.ns.run(|| a.kernel.attach(&wiring)).expect("the pod's namespace");
+    assert!(other.sh("ip -o link").contains("eth0"));
+    a.view.attachments.insert(pod.attachment.host_if.clone(), pod.attachment.clone());
+    a.resync();
 }

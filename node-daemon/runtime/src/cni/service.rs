@@ -11,15 +11,16 @@ use braid_node_core::attach::{self, Wiring};
 use braid_rpc::{Add, Check, Del, Gc, Reply, Request, Status, Verb};
 use braid_types::well_known::pod_gateway;
 use braid_types::{Cidr, Family, IfName, Mac};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::attachments::{self, Attachments, Stage};
 use crate::health::Health;
+use crate::index::WAITING_FOR_ADDRESS;
 use crate::metrics::Metrics;
-use crate::plumbing::{Plumbing, PlumbingError, chain};
+use crate::plumbing::{Fault, Plumbing, PlumbingError, chain};
 use crate::reconcile::{Shared, blocking};
 use crate::release::{TornDown, now};
 use crate::store::Store;
@@ -45,23 +46,14 @@ pub(crate) struct Cni<P, L> {
     pub(crate) health: Arc<Health>,
     /// The proof, as soon as there is one.
     pub(crate) in_sync: watch::Receiver<Option<InSync>>,
-    /// Takes what is to be written about new interfaces.
-    pub(crate) attached: tokio::sync::mpsc::UnboundedSender<Attached>,
+    /// Told when something that must go could not be removed.
+    pub(crate) leftovers: Arc<Notify>,
     /// How long ADD waits at most.
     pub(crate) patience: Duration,
     /// Ends what only waits.
     pub(crate) stop: CancellationToken,
     pub(crate) turns: Turns,
     pub(crate) busy: Semaphore,
-}
-
-/// An interface that exists now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Attached {
-    /// Names and uids of the IPInstances.
-    pub(crate) instances: Vec<(String, String)>,
-    /// The sandbox.
-    pub(crate) container_id: String,
 }
 
 /// The parts that a [`Cni`] is made of, for whoever wires it.
@@ -119,11 +111,6 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         let record = record(&add, &granted)?;
         let result = result(&record)?;
         self.make(record, result.clone()).await?;
-
-        let instances = granted.instances.iter().map(|d| (d.name.to_string(), d.uid.clone())).collect();
-        let container_id = add.attachment.container_id.to_string();
-        // The receiver ends with the process only.
-        let _ = self.attached.send(Attached { instances, container_id });
         Ok(Reply::Attached { result, plan: vec![Attachment::native(add.attachment.ifname)] })
     }
 
@@ -138,13 +125,21 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
 
     /// Removes what an agent before this one left half done for the same interface.
     async fn clear_the_place(&self, id: &AttachmentId) -> Result<(), CniError> {
+        let unread = self.attachments.unread().into_iter().find(|u| u.attachment.as_ref() == Some(id));
+        if let Some(unread) = unread {
+            return Err(CniError::new(
+                ErrorCode::ATTACH_FAILED,
+                format!("the journal's entry of {id} cannot be read; the runtime has to call DEL first"),
+            )
+            .with_details(unread.why));
+        }
         match self.attachments.get(id).map(|e| e.stage) {
             None => Ok(()),
             Some(Stage::Live) => Err(CniError::new(
                 ErrorCode::ATTACH_FAILED,
                 format!("{id} is attached already; the runtime has to call DEL first"),
             )),
-            Some(Stage::Interrupted | Stage::Leaving) => self.remove(id).await.map_err(|e| attach_failed(&e)),
+            Some(Stage::Interrupted | Stage::Leaving) => self.remove(id).await.map_err(|e| failed(&e)),
         }
     }
 
@@ -154,13 +149,14 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         })?;
         let (attachments, plumbing, metrics) =
             (self.attachments.clone(), self.plumbing.clone(), self.metrics.clone());
+        let leftovers = self.leftovers.clone();
         let _busy = self.busy.acquire().await;
         let _gate = self.shared.gate.read().await;
         let made = blocking(move || {
             let id = record.attachment.clone();
             let timed = |step, since: StdInstant| metrics.step("ADD", step, since.elapsed());
             let begun = StdInstant::now();
-            attachments.begin(record).map_err(|e| PlumbingError::of(&e))?;
+            attachments.begin(record)?;
             timed("journal-start", begun);
             let begun = StdInstant::now();
             let made = plumbing.attach(&wiring);
@@ -168,20 +164,25 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
             let begun = StdInstant::now();
             let finished = made.and_then(|()| {
                 attachments.finish(&id, &result).map_err(|e| {
-                    let _ = plumbing.detach(&wiring.link.name, Some(&wiring));
-                    PlumbingError::of(&e)
+                    let error = PlumbingError::from(e);
+                    match plumbing.detach(&wiring.link.name, Some(&wiring)) {
+                        Ok(()) => error,
+                        Err(_) => error.leaving_something(),
+                    }
                 })
             });
             timed("journal-end", begun);
-            if finished.is_err() {
+            if let Err(error) = &finished {
                 attachments.withdraw(&id);
-                // What cannot be forgotten now is swept later.
-                let _ = attachments.forget(&id);
+                // What is left in the kernel or the journal is swept.
+                if error.left || attachments.forget(&id).is_err() {
+                    leftovers.notify_one();
+                }
             }
             finished
         })
         .await;
-        if let Some(unsynced) = made.map_err(|e| attach_failed(&e))? {
+        if let Some(unsynced) = made.map_err(|e| failed(&e))? {
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = unsynced.sync() {
                     warn!(error = chain(&error), "the journal cannot be written to the disk");
@@ -204,6 +205,7 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         if let Err(error) = self.remove(&del.attachment).await {
             warn!(attachment = %del.attachment, %error, "an interface could not be removed, trying again later");
             self.store.mark_kernel_dirty();
+            self.leftovers.notify_one();
             return;
         }
         let pod_uid = known.map(|entry| entry.pod_uid().to_owned()).or_else(|| {
@@ -231,7 +233,7 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
             let detached = plumbing.detach(&host_if, wiring.as_ref());
             metrics.step("DEL", "kernel", begun.elapsed());
             detached?;
-            attachments.forget(&id).map_err(|e| PlumbingError::of(&e))
+            Ok(attachments.forget(&id)?)
         })
         .await
     }
@@ -252,8 +254,10 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         let wiring = wiring.ok_or_else(|| CniError::try_again("the agent is not ready yet"))?;
         let plumbing = self.plumbing.clone();
         let found = blocking(move || plumbing.check(&wiring)).await;
-        let found =
-            found.map_err(|e| wrong("the interface cannot be compared".to_owned()).with_details(e.0))?;
+        let found = found.map_err(|e| match e.fault {
+            Fault::NamespaceGone => failed(&e),
+            _ => wrong("the interface cannot be compared".to_owned()).with_details(e.to_string()),
+        })?;
         if found.is_empty() {
             return Ok(());
         }
@@ -277,11 +281,19 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         CniError::combine(errors).map_or(Ok(()), Err)
     }
 
+    /// Ready once in sync, and as long as pods that name no Network can be attached. A family that waits for its address
+    /// keeps only its own pods waiting: one full Subnet must not make the whole node unusable.
     fn status(&self, _status: &Status) -> Result<(), CniError> {
-        match self.health.waiting_for() {
-            None => Ok(()),
-            Some(reason) => Err(CniError::new(ErrorCode::NOT_AVAILABLE, reason)),
+        let unavailable = |why: String| Err(CniError::new(ErrorCode::NOT_AVAILABLE, why));
+        if let Some(reason) = self.health.waiting_for() {
+            return unavailable(reason);
         }
+        self.store.read(|index| match index.local_default() {
+            Some((name, local)) if !local.ready && local.reason != WAITING_FOR_ADDRESS => {
+                unavailable(format!("Network `{name}` on this node: {}", local.message))
+            }
+            _ => Ok(()),
+        })
     }
 
     /// What the kernel must hold for a record; `None` before the loop's first comparison.
@@ -291,8 +303,21 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
     }
 }
 
-fn attach_failed(error: &PlumbingError) -> CniError {
-    CniError::new(ErrorCode::ATTACH_FAILED, "the interface could not be made").with_details(chain(error))
+/// What the runtime is told of a call on the kernel or the journal that failed.
+fn failed(error: &PlumbingError) -> CniError {
+    let (code, msg) = match error.fault {
+        Fault::NamespaceGone => (ErrorCode::UNKNOWN_CONTAINER, "the pod's network namespace is gone"),
+        Fault::OtherNamespace => {
+            (ErrorCode::INVALID_ENVIRONMENT, "CNI_NETNS: the agent finds another network namespace there")
+        }
+        Fault::NameTakenInPod => {
+            (ErrorCode::INVALID_ENVIRONMENT, "CNI_IFNAME: the pod has an interface of that name already")
+        }
+        Fault::Passing => (ErrorCode::TRY_AGAIN, "the interface could not be made at this moment"),
+        Fault::Journal => (ErrorCode::IO, "the journal of attachments cannot be written"),
+        Fault::Exists | Fault::Other => (ErrorCode::ATTACH_FAILED, "the interface could not be made"),
+    };
+    CniError::new(code, msg).with_details(error.to_string())
 }
 
 fn record(add: &Add, granted: &Granted) -> Result<Record, CniError> {
@@ -309,6 +334,7 @@ fn record(add: &Add, granted: &Granted) -> Result<Record, CniError> {
         network: add.network.clone(),
         pod: add.pod.clone(),
         netns: add.netns.clone(),
+        netns_id: add.netns_id,
         config: add.config.clone(),
         plan: vec![Attachment::native(add.attachment.ifname.clone())],
         result: None,
@@ -364,4 +390,4 @@ fn result(record: &Record) -> Result<CniResult, CniError> {
 
 #[cfg(test)]
 #[path = "service_tests.rs"]
-mod tests;
+pub(crate) mod tests;

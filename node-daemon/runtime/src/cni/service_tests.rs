@@ -11,11 +11,10 @@ use crate::index::tests::{applied, instance, pod};
 use crate::index::{Change, LocalNetwork, pod_key};
 use crate::store::Effect;
 
-type Server = Cni<FakeKernel, NoApi>;
+pub(crate) type Server = Cni<FakeKernel, NoApi>;
 
 struct Rig {
     cni: Arc<Server>,
-    attached: tokio::sync::mpsc::UnboundedReceiver<Attached>,
     proof: watch::Sender<Option<InSync>>,
     dir: tempfile::TempDir,
 }
@@ -24,12 +23,14 @@ async fn proof() -> InSync {
     Informers::default().in_sync().await
 }
 
-/// A server whose cluster has one pod with both addresses and one Network that is ready.
-async fn rig() -> Rig {
-    let dir = tempfile::tempdir().unwrap();
-    let (attachments, _) = Attachments::load(Journal::below(dir.path())).unwrap();
+/// A server that is in sync, over a journal.
+pub(crate) async fn server(dir: &std::path::Path) -> Server {
+    parts(dir).await.0
+}
+
+async fn parts(dir: &std::path::Path) -> (Server, watch::Sender<Option<InSync>>) {
+    let attachments = Attachments::load(Journal::below(dir)).unwrap();
     let (proof_tx, in_sync) = watch::channel(Some(proof().await));
-    let (sender, attached) = tokio::sync::mpsc::unbounded_channel();
     let (turns, busy) = Server::queues();
     let cni = Server {
         store: Arc::default(),
@@ -41,12 +42,19 @@ async fn rig() -> Rig {
         metrics: Arc::default(),
         health: Arc::new(Health::new("start")),
         in_sync,
-        attached: sender,
+        leftovers: Arc::default(),
         patience: Duration::from_secs(30),
         stop: CancellationToken::new(),
         turns,
         busy,
     };
+    (cni, proof_tx)
+}
+
+/// A server whose cluster has one pod with both addresses and one Network that is ready.
+async fn rig() -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let (cni, proof_tx) = parts(dir.path()).await;
     cni.shared.set_view(NodeView { families: Family::ALL.into(), ..NodeView::default() });
     let set = ["10.0.0.5", "fd00::5"];
     cni.store.update(|index| {
@@ -66,7 +74,7 @@ async fn rig() -> Rig {
         index.local.insert("overlay".into(), ready);
         Effect::Quiet
     });
-    Rig { cni: Arc::new(cni), attached, proof: proof_tx, dir }
+    Rig { cni: Arc::new(cni), proof: proof_tx, dir }
 }
 
 fn id(container: &str) -> AttachmentId {
@@ -81,6 +89,7 @@ fn add(container: &str) -> Verb {
     Verb::Add(Add {
         attachment: id(container),
         netns: format!("/run/netns/{container}"),
+        netns_id: None,
         pod: pod_ref(),
         network: "braid".into(),
         config: "{}".into(),
@@ -118,7 +127,7 @@ fn files(rig: &Rig) -> usize {
 
 #[tokio::test]
 async fn add_and_del() {
-    let mut rig = rig().await;
+    let rig = rig().await;
     let Reply::Attached { result, plan } = ask(&rig.cni, add("c1")).await else { panic!("not attached") };
     assert_eq!(plan, [Attachment::native("eth0".parse().unwrap())]);
     let ips: Vec<_> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
@@ -128,7 +137,8 @@ async fn add_and_del() {
     assert_eq!(result.interfaces[1].sandbox, "/run/netns/c1");
     assert_eq!(result.routes.len(), 2);
     assert_eq!((devices(&rig), files(&rig)), (1, 1));
-    assert_eq!(rig.attached.recv().await.unwrap().instances.len(), 2);
+    let told = rig.cni.store.read(|i| crate::attached::unsaid(i, &rig.cni.attachments.all()));
+    assert_eq!(told.len(), 2);
 
     for _ in 0..2 {
         assert_eq!(ask(&rig.cni, del("c1")).await, Reply::Done, "DEL can be repeated");
@@ -179,7 +189,7 @@ async fn what_an_agent_before_left_half_done_is_cleared() {
     let mut half = rig.cni.attachments.get(&id("c1")).unwrap().record;
     half.state = RecordState::Started;
     rig.cni.attachments.journal().attachments.put(&half).unwrap();
-    let (attachments, _) = Attachments::load(Journal::below(rig.dir.path())).unwrap();
+    let attachments = Attachments::load(Journal::below(rig.dir.path())).unwrap();
     assert_eq!(attachments.get(&id("c1")).unwrap().stage, Stage::Interrupted);
 }
 
@@ -257,4 +267,79 @@ async fn status_says_what_is_waited_for() {
     assert_eq!((e.code, e.msg.as_str()), (ErrorCode::NOT_AVAILABLE, "start"));
     rig.cni.health.ready();
     assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+
+    // And after that of the present state of the Network that pods get unasked.
+    let default = crate::node_tests::network();
+    rig.cni.store.update(|index| {
+        Effect::kernel_if(index.networks.apply(Change::Applied("overlay".into(), Ok(default))))
+    });
+    for (reason, ready) in [("NoParentDevice", false), ("WaitingForAddress", true), ("DeviceFailed", false)] {
+        rig.cni.store.update(|index| {
+            let local = index.local.get_mut("overlay").unwrap();
+            (local.ready, local.reason, local.message) = (false, reason.into(), "why".into());
+            Effect::Quiet
+        });
+        if ready {
+            assert_eq!(ask(&rig.cni, status()).await, Reply::Done);
+            continue;
+        }
+        let e = error(&rig.cni, status()).await;
+        assert_eq!(
+            (e.code, e.msg.as_str()),
+            (ErrorCode::NOT_AVAILABLE, "Network `overlay` on this node: why")
+        );
+    }
+    rig.cni.store.update(|index| {
+        index.local.clear();
+        Effect::Quiet
+    });
+    assert_eq!(ask(&rig.cni, status()).await, Reply::Done, "a node that takes no part in it");
+}
+
+#[tokio::test]
+async fn every_kind_of_failure_has_its_code() {
+    let rig = rig().await;
+    for (fault, code) in [
+        (Fault::NamespaceGone, ErrorCode::UNKNOWN_CONTAINER),
+        (Fault::OtherNamespace, ErrorCode::INVALID_ENVIRONMENT),
+        (Fault::NameTakenInPod, ErrorCode::INVALID_ENVIRONMENT),
+        (Fault::Passing, ErrorCode::TRY_AGAIN),
+        (Fault::Journal, ErrorCode::IO),
+        (Fault::Other, ErrorCode::ATTACH_FAILED),
+    ] {
+        *rig.cni.plumbing.broken.lock() = Some(PlumbingError { fault, ..PlumbingError::other("why") });
+        let e = error(&rig.cni, add("c1")).await;
+        assert_eq!((e.code, e.details.as_str()), (code, "why"));
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_add_left_is_remembered_and_swept() {
+    let rig = rig().await;
+    *rig.cni.plumbing.broken.lock() = Some(PlumbingError::other("no").leaving_something());
+    error(&rig.cni, add("c1")).await;
+    assert_eq!(rig.cni.attachments.get(&id("c1")).unwrap().stage, Stage::Leaving);
+    rig.cni.plumbing.break_with(None);
+    rig.cni.leftovers.notified().await;
+    assert!(crate::sweep::once(&rig.cni, proof().await).await);
+    assert_eq!((files(&rig), rig.cni.attachments.all().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_del_that_could_not_be_done_is_repeated_soon() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    let stop = CancellationToken::new();
+    let sweep = tokio::spawn(crate::sweep::run(rig.cni.clone(), true, proof().await, stop.clone()));
+    rig.cni.plumbing.break_with(Some("busy"));
+    ask(&rig.cni, del("c1")).await;
+    rig.cni.plumbing.break_with(None);
+    let begun = Instant::now();
+    while !rig.cni.attachments.all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "the next sweep was waited for");
+    assert!(!rig.cni.attachments.pods().contains("u1"));
+    stop.cancel();
+    sweep.await.unwrap();
 }

@@ -147,7 +147,7 @@ fn usable(index: &Index, pod_uid: &str) -> Result<Granted, Lacking> {
     let network = &first.network;
     let mtu = match index.local.get(network) {
         Some(local) => local
-            .usable_mtu()
+            .usable_mtu(instances.iter().map(|d| d.name.address()))
             .ok_or_else(|| Lacking::Rest(format!("Network `{network}` on this node: {}", local.message)))?,
         None => return Err(Lacking::Rest(format!("Network `{network}` to be set up on this node"))),
     };

@@ -3,7 +3,7 @@ use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use braid_types::InstanceName;
-use braid_types::model::{Phase, PodRef as Holder};
+use braid_types::model::{Phase, PodRef as Holder, VtepDef};
 
 use crate::index::{Change, Held, LocalNetwork, OwnPod, Refusal, pod_key};
 use crate::store::Effect;
@@ -73,7 +73,7 @@ fn grant(store: &Store, address: &str, set: &[&str]) {
         deleting: false,
     };
     store.update(|index| {
-        let held = Held { def, resource_version: "1".into(), attached: false };
+        let held = Held { def, resource_version: "1".into(), attached: false, sandbox: None };
         index.apply_own(Change::Applied(held.def.name.to_string(), Ok(held)));
         Effect::Quiet
     });
@@ -185,4 +185,37 @@ async fn pods_on_their_way_out_get_nothing() {
         let error = granted(&store, &Lookup::new(Ok(None)), &pod_ref(), soon()).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::UNKNOWN_CONTAINER);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_family_that_the_network_waits_for_keeps_only_its_own_pods_waiting() {
+    let store = Store::default();
+    let lookup = Lookup::new(Ok(Some(&["u1"])));
+    show_pod(&store, |_| ());
+    let vtep = VtepDef {
+        ip: "192.0.2.1".parse().unwrap(),
+        links: vec![],
+        mac: "02:00:00:00:00:01".parse().unwrap(),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+    };
+    let local = LocalNetwork {
+        ready: false,
+        reason: "WaitingForAddress".into(),
+        message: "waiting for IPv6".into(),
+        parent: None,
+        device: None,
+        mtu: Some(1450),
+        vtep: Some(vtep),
+    };
+    store.update(|index| {
+        index.local.insert("overlay".into(), local);
+        Effect::Quiet
+    });
+    grant(&store, PAIR[0], &PAIR[..1]);
+    assert!(granted(&store, &lookup, &pod_ref(), soon()).await.is_ok());
+    for address in PAIR {
+        grant(&store, address, &PAIR);
+    }
+    let error = granted(&store, &lookup, &pod_ref(), soon()).await.unwrap_err();
+    assert!(error.msg.ends_with("waiting for IPv6"), "{}", error.msg);
 }
