@@ -158,8 +158,15 @@ impl Ipam {
         let name = |a| InstanceName::new(space, a);
         let own: Vec<InstanceName> =
             slot.pool.taken_in(&range).map(|(a, _)| name(a)).filter(|n| self.misplaced.contains(n)).collect();
-        let lying_in: Vec<InstanceName> =
-            self.misplaced.range(name(range.first())..=name(range.last())).cloned().collect();
+        // Names are ordered by address; the empty space is the first of each.
+        let in_range = InstanceName::new("", range.first())..;
+        let lying_in: Vec<InstanceName> = self
+            .misplaced
+            .range(in_range)
+            .take_while(|n| n.address() <= range.last())
+            .filter(|n| n.space() == space)
+            .cloned()
+            .collect();
         for name in own.into_iter().chain(lying_in) {
             let Some(home) = self.instance(&name).map(|d| d.subnet.clone()) else { continue };
             if home == subnet {
