@@ -1,14 +1,15 @@
 //! Addresses that outlive their pods: StatefulSets by ordinal, other owners on request, reservations that people declare,
 //! and a restore from a backup.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use braid_e2e::eventually;
 use braid_e2e::probe::ping_script;
 use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
 use braid_e2e::workload::{Pod, PodPlan, instance_name};
+use braid_e2e::{Sandbox, eventually};
 use serde_json::{Value, json};
 
 /// The controller asks once a minute whether an owner still exists, and a cool-down follows.
@@ -210,7 +211,10 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
         ensure!(kept["spec"]["owner"]["name"] == "sip", "what a person declared was given back: {kept}");
         stage.sandbox().kubectl(&["delete", "ipi", &instance_name(pinned)])?;
 
-        stage.sandbox().apply(&backup)?;
+        // As people do it: a server-side apply would insist on the uids of the objects that were lost.
+        let file = Sandbox::dir_of(stage.sandbox().name()).join("backup.yaml");
+        fs::write(&file, &backup)?;
+        stage.sandbox().kubectl(&["apply", "-f", &file.display().to_string()])?;
         // Without their pods they are kept for the owner, which comes later.
         for address in &all {
             await_phase(stage, *address, "Reserved")?;
