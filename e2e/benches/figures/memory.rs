@@ -74,6 +74,7 @@ fn measure(size: &Size) -> Result<Report> {
     let filled_in = place::block_on(populate(&sandbox, size))?;
     settle(&sandbox)?;
     let grown = [controller(&sandbox)?, agent(&sandbox)?];
+    let waits = [50, 99].map(|part| wait_for_grant(&sandbox, part));
     let idle = idle(&sandbox)?;
     let mut starts = Vec::new();
     for _ in 0..STARTS {
@@ -100,6 +101,9 @@ fn measure(size: &Size) -> Result<Report> {
         "filling, addresses per second",
         format!("{:.0}", (instances + 2 * nodes) as f64 / filled_in.as_secs_f64()),
     );
+    for (part, wait) in ["p50", "p99"].into_iter().zip(waits) {
+        line(&format!("a pod's wait for its addresses while filling, {part}"), wait?);
+    }
     report.keep("start to ready, seconds", &starts)?;
     let worst = grown[0].now.max(restarted.now);
     report.budget(
@@ -117,6 +121,26 @@ fn measure(size: &Size) -> Result<Report> {
     report.budget("controller, start to ready", "< 30 s", format!("{ready:.2} s"), ready < 30.0);
     report.budget("controller at rest", "about 0", format!("{:.2} %", idle * 100.0), idle < 0.01);
     Ok(report)
+}
+
+/// Below which time `part` of 100 pods had their addresses, as the buckets of the controller's histogram have it.
+fn wait_for_grant(sandbox: &Sandbox, part: u32) -> Result<String> {
+    let (node, _) = only_controller(sandbox)?.context("no controller runs")?;
+    let text = sandbox.node_exec(&node, &["curl", "-sf", "http://127.0.0.1:9430/metrics"])?;
+    let buckets: Vec<(&str, f64)> = text
+        .lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix("braid_controller_grant_seconds_bucket{le=\"")?;
+            let (limit, count) = rest.split_once("\"} ")?;
+            Some((limit, count.parse().ok()?))
+        })
+        .collect();
+    let all = buckets.last().context("the controller has no histogram of grants")?.1;
+    let (limit, _) = buckets
+        .iter()
+        .find(|(_, count)| *count >= all * f64::from(part) / 100.0)
+        .context("an empty histogram")?;
+    Ok(format!("<= {limit} s"))
 }
 
 /// The part of one processor that the controller uses while nothing changes.
