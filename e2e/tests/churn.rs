@@ -14,7 +14,7 @@ use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
 use braid_e2e::ledger::real_addresses;
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{Stage, items, staged};
+use braid_e2e::stage::{PATIENCE, Stage, items, staged};
 use braid_e2e::workload::{Pod, PodPlan};
 use serde_json::{Value, json};
 
@@ -267,7 +267,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
             addresses.extend(stage.await_pod(name)?.addresses);
         }
         for (name, kept) in &observer.kept {
-            let pod = stage.await_pod(name)?;
+            let pod = eventually(&format!("pod {name}"), PATIENCE, || stage.await_pod(name).map(Some))?;
             ensure!(pod.addresses == *kept, "{name} kept {kept:?} and has {:?}", pod.addresses);
             addresses.extend(pod.addresses);
         }

@@ -43,6 +43,11 @@ fn scale(stage: &Stage, name: &str, replicas: usize) -> Result<()> {
     stage.kubectl(&["scale", "statefulset", name, &format!("--replicas={replicas}")]).map(drop)
 }
 
+/// A pod that a controller of Kubernetes makes: it may not exist yet.
+fn await_made(stage: &Stage, name: &str) -> Result<Pod> {
+    eventually(&format!("pod {name}"), PATIENCE, || stage.await_pod(name).map(Some))
+}
+
 /// The pod of this name once it is another one than `old`, and Ready.
 fn successor(stage: &Stage, old: &Pod) -> Result<Pod> {
     eventually(&format!("successor of {}", old.name), PATIENCE, || {
@@ -75,7 +80,7 @@ fn delete_set(stage: &Stage, name: &str) -> Result<()> {
 fn a_stateful_set_keeps_its_addresses_by_ordinal() {
     staged("retention_set", |stage| {
         apply(stage, &stateful_set(stage, "db", 2, &json!({})))?;
-        let (zero, one) = (stage.await_pod("db-0")?, stage.await_pod("db-1")?);
+        let (zero, one) = (await_made(stage, "db-0")?, await_made(stage, "db-1")?);
         ensure!(zero.addresses.len() == 2 && one.addresses.len() == 2, "{zero:?} {one:?}");
         for (pod, address) in [(&zero, zero.addresses[0]), (&one, one.addresses[1])] {
             let owner = stage.instance(address)?.context("no IPInstance")?["spec"]["owner"].clone();
@@ -139,7 +144,7 @@ fn owners_decide_whether_and_for_how_long() {
                 .annotated("braid.network/ip-retain-ttl", ttl)]
         };
         let lone = stage.start(&keeping("1h"))?.remove(0);
-        let cache = stage.await_pod("cache-0")?;
+        let cache = await_made(stage, "cache-0")?;
         stage.kubectl(&["delete", "pod", "cache-0", "--wait=false"])?;
         let next = successor(stage, &cache)?;
         ensure!(next.addresses != cache.addresses, "an address that nobody keeps came back without a rest");
@@ -186,7 +191,7 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
         });
         apply(stage, &pin)?;
         apply(stage, &stateful_set(stage, "sip", 2, &json!({})))?;
-        let pods = [stage.await_pod("sip-0")?, stage.await_pod("sip-1")?];
+        let pods = [await_made(stage, "sip-0")?, await_made(stage, "sip-1")?];
         ensure!(pods[1].addresses.contains(&pinned) && !pods[0].addresses.contains(&pinned), "{pods:?}");
         ensure!(
             pods[1].addresses.len() == 2,
@@ -248,7 +253,7 @@ fn a_pod_forced_off_a_silent_node_does_not_share_its_address() {
             stage.sandbox().kubectl(&["cordon", node])?;
         }
         let first =
-            apply(stage, &stateful_set(stage, "db", 1, &json!({}))).and_then(|()| stage.await_pod("db-0"));
+            apply(stage, &stateful_set(stage, "db", 1, &json!({}))).and_then(|()| await_made(stage, "db-0"));
         for node in others {
             stage.sandbox().kubectl(&["uncordon", node])?;
         }
