@@ -299,6 +299,12 @@ impl Blocks {
         self.known.get(name).map(|b| &b.def)
     }
 
+    /// The block of this name, if its object was seen.
+    #[must_use]
+    pub fn get_confirmed(&self, name: &str) -> Option<&BlockDef> {
+        self.known.get(name).filter(|b| b.confirmed).map(|b| &b.def)
+    }
+
     /// Whether there is no block.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -17,6 +17,7 @@ use braid_controller_core::gc::Finding;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use claim::BlockTurns;
 pub(crate) use grant::DEFAULT_INTERFACE;
 use surplus::Crowded;
 
@@ -43,6 +44,8 @@ pub(crate) struct Work {
     shown: Mutex<BTreeSet<Finding>>,
     /// Interfaces that had too many addresses at the last look.
     crowded: Mutex<Crowded>,
+    /// Blocks that are being made.
+    block_turns: Mutex<BlockTurns>,
 }
 
 impl Work {
@@ -62,6 +65,7 @@ impl Work {
             restored,
             shown: Mutex::default(),
             crowded: Mutex::default(),
+            block_turns: Mutex::default(),
         })
     }
 

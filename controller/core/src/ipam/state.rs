@@ -281,6 +281,12 @@ impl Ipam {
         self.slots.get(subnet).into_iter().flat_map(|s| s.blocks.confirmed())
     }
 
+    /// The block of this name, if its object was seen.
+    #[must_use]
+    pub fn block(&self, name: &str) -> Option<&BlockDef> {
+        self.slots.get(self.block_subnet.get(name)?)?.blocks.get_confirmed(name)
+    }
+
     /// Counts of a Subnet.
     #[must_use]
     pub fn usage(&self, subnet: &str) -> Usage {

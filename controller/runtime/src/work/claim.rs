@@ -1,5 +1,8 @@
 //! Makes the promises of a grant true: one API write per address.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
 use braid_api::parse::{block_object, instance_object};
 use braid_api::{IPBlock, IPInstance};
 use braid_controller_core::{Claim, Grant};
@@ -52,8 +55,13 @@ impl Work {
         report
     }
 
-    /// Whether the block is the node's now.
+    /// Whether the block is the node's now. Many grants want the same new block at once; the first one makes it.
     async fn claim_block(&self, def: &BlockDef) -> Result<bool, WriteError> {
+        let turn = self.block_turns.lock().of(&def.name);
+        let _turn = turn.lock().await;
+        if let Some(known) = self.shared.world().ipam.block(&def.name) {
+            return Ok(known.node == def.node);
+        }
         let object = match self.writer.create(&block_object(def)).await {
             Ok(object) => object,
             Err(WriteError::Exists(_)) => match self.writer.get::<IPBlock>(&def.name).await? {
@@ -143,6 +151,22 @@ impl Work {
         };
         index::learn(&self.shared, &changed);
         Ok(Won::Yes)
+    }
+}
+
+/// One turn at a time for each block that is being made.
+#[derive(Debug, Default)]
+pub(super) struct BlockTurns(HashMap<String, Weak<tokio::sync::Mutex<()>>>);
+
+impl BlockTurns {
+    fn of(&mut self, block: &str) -> Arc<tokio::sync::Mutex<()>> {
+        if let Some(turn) = self.0.get(block).and_then(Weak::upgrade) {
+            return turn;
+        }
+        self.0.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        self.0.insert(block.to_owned(), Arc::downgrade(&turn));
+        turn
     }
 }
 
