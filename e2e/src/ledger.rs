@@ -18,6 +18,8 @@ pub struct Ledger {
     pods: Vec<Pod>,
     instances: Vec<Value>,
     nodes: BTreeSet<String>,
+    /// Networks and Subnets whose deletion was asked for.
+    leaving: Vec<String>,
 }
 
 impl Ledger {
@@ -30,10 +32,17 @@ impl Ledger {
         let on_network = |pod: &&Value| pod["spec"]["hostNetwork"] != true && is_alive(pod);
         let instances = stage.sandbox().kubectl_json(&["get", "ipi"])?;
         let nodes = stage.sandbox().kubectl_json(&["get", "nodes"])?;
+        let declared = stage.sandbox().kubectl_json(&["get", "networks,subnets"])?;
+        let leaving = |object: &&Value| object["metadata"]["deletionTimestamp"].is_string();
         Ok(Self {
             pods: items(&pods["items"]).iter().filter(on_network).map(Pod::read).collect(),
             instances: items(&instances["items"]),
             nodes: items(&nodes["items"]).iter().map(|node| text(&node["metadata"]["name"])).collect(),
+            leaving: items(&declared["items"])
+                .iter()
+                .filter(leaving)
+                .map(|object| format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"])))
+                .collect(),
         })
     }
 
@@ -46,7 +55,8 @@ impl Ledger {
     /// Everything in which IPInstances and pods do not agree, one sentence each.
     #[must_use]
     pub fn quarrels(&self) -> Vec<String> {
-        let mut quarrels = Vec::new();
+        let mut quarrels: Vec<String> =
+            self.leaving.iter().map(|object| format!("{object} is still on its way out")).collect();
         let mut holders: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
         let mut claims: BTreeMap<String, String> = BTreeMap::new();
         for instance in &self.instances {
@@ -210,6 +220,7 @@ mod tests {
             pods: pods.to_vec(),
             instances: instances.to_vec(),
             nodes: BTreeSet::from(["node1".to_owned()]),
+            leaving: Vec::new(),
         };
         let (a, b) = (pod("a", "1", "10.0.0.1"), pod("b", "2", "10.0.0.1"));
         let claim = instance("10.0.0.1", "1");

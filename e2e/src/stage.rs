@@ -257,14 +257,14 @@ impl Stage {
     /// When something does not go away within the deadline.
     pub fn clear(&self) -> Result<()> {
         self.remove_namespace("--wait=true")?;
-        self.remove_networks()
+        self.remove_networks("--wait=true")
     }
 
-    /// Ends the test's pods without waiting, unless Networks have to go with them: the next test has a namespace of its
-    /// own.
+    /// Ends the test's pods and Networks without waiting for the cool-down of their addresses: the next test has its own.
+    /// Tests that compare what nodes hold wait for agreement first, which includes Networks on their way out.
     fn leave(&self) -> Result<()> {
         self.remove_namespace("--wait=false")?;
-        self.remove_networks()
+        self.remove_networks("--wait=false")
     }
 
     fn remove_namespace(&self, wait: &str) -> Result<()> {
@@ -272,13 +272,13 @@ impl Stage {
         self.sandbox.kubectl(&namespace).map(drop)
     }
 
-    fn remove_networks(&self) -> Result<()> {
+    fn remove_networks(&self, wait: &str) -> Result<()> {
         let selector = format!("{LABEL}={}", self.name);
         // In use is in use until the last pod has given its address back, so a refusal now is no failure; afterwards the
         // finalizer is waited for, until the cool-down has passed.
         for kind in ["subnets", "networks"] {
             eventually(&format!("removal of the test's {kind}"), PATIENCE, || {
-                let delete = ["delete", kind, "-l", &selector, "--wait=true", "--timeout=180s"];
+                let delete = ["delete", kind, "-l", &selector, wait, "--timeout=180s"];
                 self.sandbox.kubectl(&delete).map(Some)
             })?;
         }

@@ -68,6 +68,8 @@ fn the_webhook_refuses_with_a_sentence() {
 fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
     staged("admission_without_webhook", |stage| {
         let sandbox = stage.sandbox();
+        // The other test's Network has the same name.
+        stage.await_agreement()?;
         let pod = stage.start(&[PodPlan::new("before").on(&stage.nodes()[1])])?.remove(0);
         stage.overlay("second", 84, &["10.84.0.0/24", "fd00:84::/112"], &Value::Null, &Value::Null)?;
         sandbox.kubectl(&["delete", "validatingwebhookconfiguration", "braid"])?;
