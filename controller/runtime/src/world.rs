@@ -20,6 +20,10 @@ pub(crate) type Uid = Arc<str>;
 
 /// How long status writes wait for more changes of the same object.
 const STATUS_DELAY: Duration = Duration::from_millis(200);
+/// The same while many pods wait for addresses: counts change with each of them, and every agent hears of every status.
+const BUSY_STATUS_DELAY: Duration = Duration::from_secs(1);
+/// From how many waiting pods on that is so.
+const BUSY: usize = 32;
 
 /// A pod that needs addresses from Braid.
 #[derive(Debug, Clone)]
@@ -264,9 +268,10 @@ impl Shared {
         for name in review {
             self.queues.reviews.add(name);
         }
+        let delay = if self.queues.grants.depth() < BUSY { STATUS_DELAY } else { BUSY_STATUS_DELAY };
         let networks: BTreeSet<StatusKey> = networks.into_iter().map(StatusKey::Network).collect();
         for key in networks.into_iter().chain(subnets.into_iter().map(StatusKey::Subnet)) {
-            self.queues.statuses.add_after(key, STATUS_DELAY);
+            self.queues.statuses.add_after(key, delay);
         }
         if vteps {
             self.queues.vteps.add_after((), STATUS_DELAY);

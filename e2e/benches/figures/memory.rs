@@ -1,7 +1,7 @@
 //! Controller and agent in large clusters: resident memory, how long a controller that starts there takes to be ready,
 //! and what it does when nothing changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use braid_e2e::{Sandbox, eventually};
 use braid_types::{Mac, well_known::VTEP_INTERFACE};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -299,26 +299,29 @@ fn of_paper(instance: &IPInstance) -> bool {
     instance.spec.node.as_deref().is_some_and(|node| node.starts_with("mem-"))
 }
 
-/// Waits for the addresses of all pods and nodes, on a watch: lists of them would cost more than they tell.
-async fn await_instances(client: &Client, size: &Size) -> Result<()> {
-    let instances: Api<IPInstance> = Api::all(client.clone());
-    // From version 0 a watch begins with all that there is.
-    let open = async || anyhow::Ok(instances.watch(&WatchParams::default().timeout(290), "0").await?.boxed());
-    let mut events = open().await?;
-    let mut seen = BTreeSet::new();
-    let wanted = size.instances() + 2 * size.nodes;
-    let deadline = tokio::time::Instant::now() + FILLING;
-    while seen.len() < wanted {
-        let event = tokio::time::timeout_at(deadline, events.try_next()).await;
-        match event.with_context(|| format!("{} of {wanted} addresses were granted", seen.len()))?? {
-            Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) if of_paper(&object) => {
-                seen.insert(object.name_any());
-            }
-            Some(_) => {}
-            None => events = open().await?,
-        }
+/// Addresses in use in both Subnets of the overlay, as their statuses say.
+async fn used(subnets: &Api<Subnet>) -> Result<i64> {
+    let mut sum = 0;
+    for name in ["overlay-v4", "overlay-v6"] {
+        sum += subnets.get(name).await?.status.and_then(|status| status.used).unwrap_or_default();
     }
-    Ok(())
+    Ok(sum)
+}
+
+/// Waits for the addresses of all pods and nodes. The statuses are asked, as lists would cost more than they tell.
+async fn await_instances(client: &Client, size: &Size) -> Result<()> {
+    let subnets: Api<Subnet> = Api::all(client.clone());
+    // The real nodes have an address per family too.
+    let wanted = i64::try_from(size.instances() + 2 * size.nodes + 2 * usize::from(place::NODES))?;
+    let deadline = Instant::now() + FILLING;
+    loop {
+        let used = used(&subnets).await?;
+        if used >= wanted {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{used} of {wanted} addresses were granted");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The own addresses of each node.
