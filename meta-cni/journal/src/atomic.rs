@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,7 +29,22 @@ pub(crate) struct Visible(File);
 /// Writes a file so that readers see the old content or the new one, whatever becomes of the writer. Only a loss of
 /// power before [`sync`] may leave it damaged or old.
 pub(crate) fn write_visibly(path: &Path, content: &[u8], mode: u32) -> io::Result<Visible> {
-    replace(path, content, mode, |_| Ok(())).map(Visible)
+    match overwrite(path, content) {
+        Some(file) => Ok(Visible(file)),
+        None => replace(path, content, mode, |_| Ok(())).map(Visible),
+    }
+}
+
+/// Longest content that is written over another one: the kernel copies a page as a whole or not at all, whatever
+/// signal the writer gets.
+const PAGE: usize = 4096;
+
+/// Writes over a file that is there and not longer. A rename over it would have ext4 write its data to the disk at once
+/// (`auto_da_alloc`), and that is most of the time that such a write takes. `None`: it has to be replaced.
+fn overwrite(path: &Path, content: &[u8]) -> Option<File> {
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    let fits = file.metadata().ok()?.len() <= content.len() as u64 && content.len() <= PAGE;
+    (fits && file.write_at(content, 0).ok()? == content.len()).then_some(file)
 }
 
 /// Makes a visible file in `dir` survive a power loss.
@@ -81,4 +96,27 @@ fn replace(
 /// Makes a directory for root only, with its parents.
 pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_written_over_and_everything_else_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("entry");
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let long = vec![b'z'; PAGE + 1];
+        let mut before = None;
+        for (content, same) in
+            [(&b"one"[..], false), (b"three", true), (b"five!", true), (b"two", false), (&long, false)]
+        {
+            drop(write_visibly(&path, content, 0o600).unwrap());
+            assert_eq!(fs::read(&path).unwrap(), content);
+            assert_eq!(before == Some(inode(&path)), same, "{}", content.len());
+            before = Some(inode(&path));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
 }
