@@ -37,7 +37,8 @@ impl Ipam {
         let nothing = Choice::default();
         let levels = kept.into_iter().chain([&req.choice, &req.namespace_choice]);
         let place = levels.into_iter().find(|c| c.names_a_place()).unwrap_or(&nothing);
-        let wish = Wish { place, family: req.choice.family.or(req.namespace_choice.family) };
+        let of_kept = || kept.and_then(|kept| kept.family);
+        let wish = Wish { place, family: req.choice.family.or(req.namespace_choice.family).or_else(of_kept) };
         let network = self.wanted_network(place)?;
         self.check_network(network, req)?;
         let sources = self.sources(network, &wish)?;

@@ -9,7 +9,7 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use super::choose::Chosen;
 use super::refusal::{Holder, owner_in_words};
-use super::{Choice, Ipam, PodRequest, Refusal};
+use super::{Choice, FamilyWish, Ipam, PodRequest, Refusal};
 use crate::release::PodSeen;
 
 impl Ipam {
@@ -23,10 +23,15 @@ impl Ipam {
         for def in self.of_owner(owner) {
             let Some(in_name_of) = &def.owner else { continue };
             let for_this_pod = in_name_of.pod.is_none() || in_name_of.pod == owner.pod;
-            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase != Phase::Reserved;
-            if !for_this_pod || own || def.deleting || def.interface != req.interface {
+            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase == Phase::Bound;
+            // Its owner was gone, or its time was over: it is kept no more.
+            let left = def.pod.is_none() && def.phase == Phase::Releasing;
+            if !for_this_pod || own || left || def.deleting || def.interface != req.interface {
                 continue;
             }
+            // One of its own that is being given back is in use as well: its node says that the pod is over, and the
+            // cache does not have that yet. Another one now would be kept next to it, and its successor would have to
+            // choose.
             // One that is reserved and still names a pod was on its way from or to that pod when a controller died.
             let in_use = def.pod.as_ref().is_some_and(|p| {
                 let lives = self.pod_seen(&p.uid) == PodSeen::Live;
@@ -59,7 +64,11 @@ impl Ipam {
         let mut subnets: Vec<String> =
             kept.iter().filter(|d| d.network == first.network).map(|d| d.subnet.clone()).collect();
         subnets.dedup();
-        Some(Choice { network: Some(first.network.clone()), subnets, ..Choice::default() })
+        // A set of which only a part came to be says by its addresses which families it was to have.
+        let is_kept = |family| kept.iter().any(|d| Family::of(d.name.address()) == family);
+        let lacks_one = kept.iter().flat_map(|d| &d.set).any(|a| !is_kept(Family::of(*a)));
+        let family = lacks_one.then_some(FamilyWish::PreferDualStack);
+        Some(Choice { network: Some(first.network.clone()), subnets, family, ..Choice::default() })
     }
 
     /// The kept address of a family that fits to what was chosen.
