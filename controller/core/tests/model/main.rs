@@ -12,9 +12,8 @@
 //!
 //! **Not in the model:** blocks (a node that does nothing has them all, so that every address is borrowed), tunnel ends,
 //! fixed addresses and pools, owners that number no pods, `ip-retain-ttl`, surplus sets of two leaders and their removal,
-//! several calls of one worker at a time, a watch that
-//! catches up in several steps (it tells all that it has not told, at any time or never), what wakes a waiting pod, a Node
-//! object that is deleted while the machine runs.
+//! a watch that catches up in several steps (it tells all that it has not told, at any time or never), what wakes a pod
+//! that waits (it may be asked for at any time), a Node object that is deleted while the machine runs.
 
 mod adapter;
 mod check;
