@@ -141,10 +141,7 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
         // A controller died between the two writes that give it to the pod: the next grant completes them.
         Some(PodSeen::Live) => return Decision::Keep,
         // Or between the two that take it from the pod.
-        Some(PodSeen::Over { .. }) => {
-            let ends = def.retain_seconds.map(|s| def.reserved_at.unwrap_or(now).saturating_add(s.into()));
-            return Decision::Reserve { since: def.reserved_at, until: def.retain_until.or(ends) };
-        }
+        Some(PodSeen::Over { .. }) => return of_halfway(def, now, c),
         None => {}
     }
     if def.retain_until.is_some_and(|until| until <= now) {
@@ -160,6 +157,26 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
             Decision::WaitUntil(ends.map_or(again, |ends| ends.min(again)))
         }
         (None, _) => ends.map_or(Decision::Keep, Decision::WaitUntil),
+    }
+}
+
+/// Reserved, and still in the hand of a pod that is over: of the two writes that take it from the pod, the second is
+/// missing, and with it until when it is kept.
+fn of_halfway(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Decision {
+    let ends = def.retain_seconds.map(|s| def.reserved_at.unwrap_or(now).saturating_add(s.into()));
+    let until = def.retain_until.or(ends);
+    match &def.owner {
+        // Nobody has used it here: its owner decides as it would have before the first write.
+        Some(owner) if def.reserved_at.is_none() && !def.declared && until.is_none() => {
+            match c.checks.owner {
+                None => Decision::RecheckOwner(owner.clone()),
+                Some(OwnerCheck::Live) => Decision::Reserve { since: Some(now), until },
+                Some(OwnerCheck::Gone) => {
+                    Decision::Reserve { since: None, until: Some(now.saturating_add(UNUSED_SECONDS)) }
+                }
+            }
+        }
+        _ => Decision::Reserve { since: def.reserved_at, until },
     }
 }
 

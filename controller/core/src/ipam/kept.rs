@@ -23,10 +23,15 @@ impl Ipam {
         for def in self.of_owner(owner) {
             let Some(in_name_of) = &def.owner else { continue };
             let for_this_pod = in_name_of.pod.is_none() || in_name_of.pod == owner.pod;
-            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase != Phase::Reserved;
-            if !for_this_pod || own || def.deleting || def.interface != req.interface {
+            let own = def.pod.as_ref().is_some_and(|p| p.uid == req.pod.uid) && def.phase == Phase::Bound;
+            // Its owner was gone, or its time was over: it is kept no more.
+            let left = def.pod.is_none() && def.phase == Phase::Releasing;
+            if !for_this_pod || own || left || def.deleting || def.interface != req.interface {
                 continue;
             }
+            // One of its own that is being given back is in use as well: its node says that the pod is over, and the
+            // cache does not have that yet. Another one now would be kept next to it, and its successor would have to
+            // choose.
             // One that is reserved and still names a pod was on its way from or to that pod when a controller died.
             let in_use = def.pod.as_ref().is_some_and(|p| {
                 let lives = self.pod_seen(&p.uid) == PodSeen::Live;

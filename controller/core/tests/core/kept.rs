@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use braid_controller_core::{Choice, Claim, Ipam, Keep, PodRequest, Refusal, Restored, Topic};
+use braid_controller_core::{Choice, Claim, FamilyWish, Ipam, Keep, PodRequest, Refusal, Restored, Topic};
+use braid_types::Family;
 use braid_types::model::{InstanceDef, NetworkDef, OwnerRef, Phase, SubnetDef};
 
 use crate::cluster::{give, lists, network, ranges, request, start, subnet};
@@ -242,4 +243,62 @@ fn a_subnet_that_is_not_in_force_is_waited_for() {
     let overlay = ipam.network("overlay").unwrap().clone();
     ipam.upsert_network(NetworkDef { ready: false, ..overlay });
     assert_eq!(ipam.grant(&restored, &req).unwrap_err().reason(), "NetworkNotReady");
+}
+
+#[test]
+fn half_a_kept_set_costs_no_family() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let zero = owner("StatefulSet", Some("db-0"));
+    let req = owned(1, "n1", zero.clone());
+    let grant = ipam.grant(&restored, &req).unwrap();
+    // The controller dies after the first of two writes, and the pod goes before another one completes the set.
+    let first = grant.claims[0].def().clone();
+    ipam.finish(grant);
+    reserve(&mut ipam, std::slice::from_ref(&first));
+    let made = give(&mut ipam, &restored, &owned(2, "n2", zero.clone()));
+    assert_eq!(made.iter().map(|d| d.set.len()).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(made[0].name, first.name);
+    // What was given on purpose with one family stays so.
+    let one = owner("StatefulSet", Some("db-1"));
+    let only = Choice { family: Some(FamilyWish::Only(Family::V4)), ..Choice::default() };
+    let made = give(&mut ipam, &restored, &PodRequest { choice: only, ..owned(3, "n1", one.clone()) });
+    reserve(&mut ipam, &made);
+    assert_eq!(give(&mut ipam, &restored, &owned(4, "n1", one)).len(), 1);
+}
+
+#[test]
+fn a_numbered_pod_is_given_nothing_while_its_own_address_is_given_back() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let zero = owned(1, "n1", owner("StatefulSet", Some("db-0")));
+    let made = give(&mut ipam, &restored, &zero);
+    // Its node has said that it is over; the watch of pods is behind.
+    for def in &made {
+        let down = InstanceDef { phase: Phase::Releasing, torn_down: Some(10), ..(**def).clone() };
+        ipam.upsert_instance(down.into(), 10);
+    }
+    assert_eq!(ipam.grant(&restored, &zero).unwrap_err().reason(), "AddressStillHeld");
+    reserve(&mut ipam, &made);
+    assert_eq!(set_of(&mut ipam, &restored, &zero), names(&made));
+}
+
+#[test]
+fn what_is_given_back_by_its_owner_is_kept_no_more() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let zero = owner("StatefulSet", Some("db-0"));
+    let made = give(&mut ipam, &restored, &owned(1, "n1", zero.clone()));
+    for def in &made {
+        let leaving = InstanceDef {
+            pod: None,
+            node: None,
+            phase: Phase::Releasing,
+            reserved_at: Some(50),
+            release_at: Some(90),
+            ..(**def).clone()
+        };
+        ipam.upsert_instance(leaving.into(), 60);
+    }
+    // Between the two writes of a take-over it would be one that is given back under a pod that waits for it.
+    let grant = ipam.grant(&restored, &owned(2, "n2", zero)).unwrap();
+    assert!(grant.claims.iter().all(|c| matches!(c, Claim::Create(_))), "{:?}", grant.claims);
+    ipam.finish(grant);
 }

@@ -156,6 +156,17 @@ fn what_is_kept_stays_until_its_time() {
     assert_eq!(decide(&halfway, 130, &gone(None), &config), finish);
     let taken = Circumstances { pod: Some(PodSeen::Live), ..c };
     assert_eq!(decide(&halfway, 130, &taken, &config), Decision::Keep);
+    // The word how long one that nobody has used here is kept got lost with the second write.
+    let unused = InstanceDef { reserved_at: None, retain_seconds: None, ..halfway };
+    let asked =
+        |check| Circumstances { checks: Checks { owner: Some(check), ..Checks::default() }, ..gone(None) };
+    assert!(matches!(decide(&unused, 130, &gone(None), &config), Decision::RecheckOwner(_)));
+    let a_day = Decision::Reserve { since: None, until: Some(130 + 86_400) };
+    assert_eq!(decide(&unused, 130, &asked(OwnerCheck::Gone), &config), a_day, "not for ever");
+    let from_now = Decision::Reserve { since: Some(130), until: None };
+    assert_eq!(decide(&unused, 130, &asked(OwnerCheck::Live), &config), from_now);
+    let pinned = InstanceDef { declared: true, ..unused };
+    assert_eq!(decide(&pinned, 130, &gone(None), &config), Decision::Reserve { since: None, until: None });
     // Declared by a person, or restored and not yet taken up: whether the owner exists does not matter.
     for pinned in
         [InstanceDef { declared: true, ..owned.clone() }, InstanceDef { reserved_at: None, ..owned.clone() }]

@@ -122,6 +122,12 @@ impl Work {
             index::learn(&self.shared, &found);
             return Ok(Won::Not);
         }
+        // What the core has decided on is another state of the object: it has to decide again.
+        let seen = self.shared.world().instance_versions.get(&def.name).copied();
+        if found.resource_version().and_then(|v| v.parse().ok()) != seen {
+            index::learn(&self.shared, &found);
+            return Ok(Won::Not);
+        }
         let mut object = instance_object(def);
         let labels = object.metadata.labels.take().unwrap_or_default();
         object.metadata = found.metadata.clone();
@@ -142,12 +148,18 @@ impl Work {
                 Phase::Releasing => "Releasing",
             };
             let patch = json!({
-                "metadata": {"uid": def.uid},
+                "metadata": {"uid": def.uid, "resourceVersion": changed.resource_version()},
                 "status": {
                     "phase": phase, "reason": null, "reservedAt": null, "tornDownAt": null, "releaseAt": null,
                 },
             });
-            self.writer.merge_status::<IPInstance>(&name, &patch).await?
+            match self.writer.merge_status::<IPInstance>(&name, &patch).await {
+                Err(WriteError::Conflict(_)) => {
+                    index::learn(&self.shared, &changed);
+                    return Ok(Won::Not);
+                }
+                other => other?,
+            }
         };
         index::learn(&self.shared, &changed);
         Ok(Won::Yes)
