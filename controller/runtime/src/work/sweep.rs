@@ -77,6 +77,10 @@ impl Work {
         };
         for node in lost {
             let result = async {
+                // The cache of nodes may be behind the one of what agents say.
+                if self.writer.exists("v1", "Node", "", &node).await? {
+                    return Ok(());
+                }
                 let Some(found) = self.writer.get::<NodeNetwork>(&node).await? else { return Ok(()) };
                 let seen = Seen {
                     uid: found.uid().unwrap_or_default(),
