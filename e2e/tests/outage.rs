@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use braid_e2e::daemons::Program;
 use braid_e2e::eventually;
 use braid_e2e::probe::{ECHO_SERVER, Pings, Stream, netns_of};
 use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
@@ -36,6 +35,7 @@ fn during_the_outage(
     stage: &Stage,
     granted: &Pod,
     from: &Pod,
+    agent: (&str, &str),
     pings: &[Pings<'_>],
     stream: &mut Stream<'_>,
 ) -> Result<()> {
@@ -47,7 +47,8 @@ fn during_the_outage(
     })?;
     Pings::start(sandbox, from, granted.addresses[0])?.finish_without_loss()?;
     // An agent that starts without an API server knows nothing, and must therefore change nothing.
-    stage.kill_daemon(Program::Agent, &stage.nodes()[1])?;
+    let (node, pid) = agent;
+    sandbox.node_exec(node, &["kill", "-9", pid])?;
     while begin.elapsed() < OUTAGE {
         stream.progress()?;
         for flow in pings {
@@ -74,11 +75,13 @@ fn running_traffic_is_untouched_and_work_is_done_afterwards() {
         }
         let mut stream = Stream::start(sandbox, &pods[0], pods[1].addresses[0])?;
 
+        // Nobody can be asked for it later.
+        let agent = stage.pid(&stage.agent(&nodes[1])?)?;
         // Asked for in the last moment: the node tears the pod down while nobody can be told.
         stage.kubectl(&["delete", "pod", "leaving", "--wait=false"])?;
         sandbox.stop("apiserver")?;
         sandbox.stop("etcd")?;
-        let outcome = during_the_outage(stage, &granted, &pods[0], &pings, &mut stream);
+        let outcome = during_the_outage(stage, &granted, &pods[0], (&nodes[1], &agent), &pings, &mut stream);
         sandbox.start(&format!("containerd@{}", nodes[2]))?;
         sandbox.start("etcd")?;
         sandbox.start("apiserver")?;
