@@ -233,9 +233,23 @@ fn write_files(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// How many inotify instances one user may have at least: every kubelet and container runtime takes several, and
+/// Debian's limit of 128 is used up by three clusters.
+const INOTIFY_INSTANCES: u32 = 1024;
+
+/// Raises the limit of the machine; it is never lowered. Where that is refused, a single cluster still fits.
+fn allow_many_watches() {
+    let limit = "/proc/sys/fs/inotify/max_user_instances";
+    let known = fs::read_to_string(limit).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if known.is_some_and(|known| known < INOTIFY_INSTANCES) {
+        let _ = fs::write(limit, INOTIFY_INSTANCES.to_string());
+    }
+}
+
 fn build(cluster: &Cluster, progress: &Progress, images: &Path) -> Result<()> {
     let layout = &cluster.layout;
     let plan = cluster.plan();
+    allow_many_watches();
     network::create(layout, &cluster.options, &cluster.nodes).context("cannot build the network")?;
     for node in &cluster.nodes {
         cgroup::create(&layout.cgroup(&node.name))?;
