@@ -181,11 +181,22 @@ impl Stage {
         })
     }
 
-    /// Declares Networks and Subnets; they are removed when the test is over.
+    /// Declares Networks and Subnets; they are removed when the test is over. Namesakes that an earlier test left on their
+    /// way out are waited for.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// When the API server refuses one, or a namesake does not go within the deadline.
     pub fn declare(&self, objects: &[Value]) -> Result<()> {
+        eventually("removal of namesakes", PATIENCE, || {
+            let found = self.sandbox.kubectl_json(&["get", "networks,subnets"])?;
+            let is_in_the_way = |left: &Value| {
+                let named = |object: &Value| {
+                    object["kind"] == left["kind"] && object["metadata"]["name"] == left["metadata"]["name"]
+                };
+                !left["metadata"]["deletionTimestamp"].is_null() && objects.iter().any(named)
+            };
+            Ok((!items(&found["items"]).iter().any(is_in_the_way)).then_some(()))
+        })?;
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         self.sandbox.apply(&list.to_string()).map(drop)
     }

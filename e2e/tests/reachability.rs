@@ -201,10 +201,10 @@ fn the_world_with_and_without_nat() {
     staged("reachability_world", |stage| {
         let _mirror = Mirror::start(stage)?;
         let plain = ["10.66.0.0/24", "fd00:66::/112"];
-        stage.overlay("plain", 66, &plain, &Value::Null, &json!({"natOutgoing": false}))?;
+        stage.overlay("bare", 66, &plain, &Value::Null, &json!({"natOutgoing": false}))?;
         let node = &stage.nodes()[1];
         let pods = stage
-            .start(&[PodPlan::new("hidden").on(node), PodPlan::new("open").on(node).in_network("plain")])?;
+            .start(&[PodPlan::new("hidden").on(node), PodPlan::new("open").on(node).in_network("bare")])?;
         let node_addresses = node_addresses(stage, node)?;
         for (world, prefix) in WORLD.iter().zip(plain) {
             let world: IpAddr = world.parse()?;
