@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use braid_journal::{Journal, JournalError, Trouble, Unsynced};
 use braid_meta_core::record::{Record, RecordState};
@@ -18,6 +19,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::plumbing::chain;
+
+/// How long it is remembered that a pod was let go: longer than any ADD that has chosen its addresses can still be under
+/// way, as each ends with its deadline.
+const LET_GO: Duration = Duration::from_secs(600);
 
 /// How far an interface is, for this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,8 @@ struct State {
     generation: u64,
     entries: BTreeMap<AttachmentId, Entry>,
     unread: BTreeMap<PathBuf, Unread>,
+    /// Pods that get no interface any more, by uid, and since when.
+    let_go: BTreeMap<String, Instant>,
 }
 
 impl State {
@@ -107,6 +114,17 @@ impl State {
         };
         self.unread.insert(path, unread);
     }
+}
+
+/// Why an ADD cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    /// The cluster was, or is just being, told that the pod's interface is gone.
+    #[error("the pod is over: its addresses are being given back")]
+    LetGo,
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 /// The interfaces of this node.
@@ -190,12 +208,40 @@ impl Attachments {
     ///
     /// It need not outlive a loss of power, which takes the interface along. A damaged file is then what is left
     /// at worst, and its name says enough.
-    pub(crate) fn begin(&self, record: Record) -> Result<(), JournalError> {
-        drop(self.journal.attachments.put_unsynced(&record)?);
-        self.change(|entries| {
-            entries.insert(record.attachment.clone(), Entry { record, stage: Stage::Live });
+    pub(crate) fn begin(&self, record: Record) -> Result<(), BeginError> {
+        let entry = Entry { record, stage: Stage::Live };
+        let id = entry.record.attachment.clone();
+        // In one step with the look at `let_go`; the loop does not look before this ADD has gone through its gate.
+        let is_let_go = self.change_all(|state| {
+            let is_let_go = state.let_go.contains_key(entry.pod_uid());
+            if !is_let_go {
+                state.entries.insert(id.clone(), entry.clone());
+            }
+            is_let_go
         });
+        if is_let_go {
+            return Err(BeginError::LetGo);
+        }
+        if let Err(error) = self.journal.attachments.put_unsynced(&entry.record).map(drop) {
+            self.change(|entries| {
+                entries.remove(&id);
+            });
+            return Err(error.into());
+        }
         Ok(())
+    }
+
+    /// From now on no ADD begins for the pod with this uid, so that the cluster can be told that it has no interface
+    /// here. Says whether that is so: not while it has one, however far that is.
+    pub(crate) fn let_go(&self, pod_uid: &str) -> bool {
+        let mut state = self.state.lock();
+        if state.entries.values().any(|e| e.pod_uid() == pod_uid) {
+            return false;
+        }
+        let now = Instant::now();
+        state.let_go.retain(|_, since| now.duration_since(*since) < LET_GO);
+        state.let_go.insert(pod_uid.to_owned(), now);
+        true
     }
 
     /// The ADD succeeded. Blocks, but not for the disk: that is left to whoever takes what is returned, behind the
@@ -277,12 +323,13 @@ impl Attachments {
         self.change_all(|state| change(&mut state.entries));
     }
 
-    fn change_all(&self, change: impl FnOnce(&mut State)) {
+    fn change_all<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
-        change(&mut state);
+        let answer = change(&mut state);
         state.generation += 1;
         drop(state);
         self.changes.send_replace(());
+        answer
     }
 }
 
@@ -371,6 +418,20 @@ pub(crate) mod tests {
         let kept: Vec<_> = snapshot.attachments.values().collect();
         assert_eq!(kept, [&attachment(&done).unwrap()]);
         assert_eq!(second.pods(), ["u1".to_owned(), "u2".to_owned()].into());
+    }
+
+    #[test]
+    fn who_is_let_go_gets_no_interface_and_who_has_one_is_not_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Attachments::load(Journal::below(dir.path())).unwrap();
+        let r = record("c1", "u1", "10.0.0.5");
+        all.begin(r.clone()).unwrap();
+        assert!(!all.let_go("u1"), "an ADD is under way");
+        all.forget(&r.attachment).unwrap();
+        assert!(all.let_go("u1") && all.let_go("u1"));
+        assert!(matches!(all.begin(r), Err(BeginError::LetGo)));
+        assert!(all.all().is_empty() && all.journal().attachments.list().unwrap().is_empty());
+        all.begin(record("c2", "u2", "10.0.0.6")).unwrap();
     }
 
     #[test]

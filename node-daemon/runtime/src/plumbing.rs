@@ -11,6 +11,8 @@ use braid_node_kernel::{AttachError, KernelError, Side};
 use braid_types::{Family, IfName};
 use std::collections::BTreeSet;
 
+use crate::attachments::BeginError;
+
 /// What kind of failure it is, as far as a caller has to do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -26,6 +28,8 @@ pub(crate) enum Fault {
     Passing,
     /// The journal cannot be written.
     Journal,
+    /// The pod is over and gets no interface any more.
+    PodOver,
     /// Anything else.
     Other,
 }
@@ -82,6 +86,15 @@ impl From<AttachError> for PlumbingError {
     fn from(error: AttachError) -> Self {
         let this = Self::of_kernel(&error.error, chain(&error));
         if error.left.is_empty() { this } else { this.leaving_something() }
+    }
+}
+
+impl From<BeginError> for PlumbingError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Journal(error) => error.into(),
+            BeginError::LetGo => Self { fault: Fault::PodOver, ..Self::other(error.to_string()) },
+        }
     }
 }
 

@@ -182,6 +182,10 @@ impl<L: PodLookup> Releaser<L> {
                 }
             }
         }
+        // An ADD that has begun since: it is judged again when that has ended.
+        if !self.attachments.let_go(&due.pod.uid) {
+            return Outcome::Settled;
+        }
         match self.confirm_torn_down(&due).await {
             Ok(()) => {
                 self.metrics.wrote("ok");

@@ -73,7 +73,7 @@ fn listed(world: &World, all: &[Arc<InstanceNews>]) -> (Vec<(Arc<InstanceDef>, u
     for (name, version) in &world.instance_versions {
         let Some(known) = world.ipam.instance(name) else { continue };
         match merged.get_mut(name) {
-            Some(entry) if *version > entry.1 && known.uid == entry.0.uid => {
+            Some(entry) if *version > entry.1 => {
                 *entry = (known.clone(), *version);
             }
             Some(_) => {}
@@ -105,11 +105,9 @@ pub(crate) fn unlearn(shared: &Shared, name: &InstanceName, uid: &str) {
 
 fn take(world: &mut World, news: &InstanceNews) -> Effects {
     let Some(def) = &news.def else { return Effects::default() };
-    // The answer to an own write is often known before the watch delivers what preceded it: an older state of
-    // the same object must not win over a newer one.
-    let stale = world.instance_versions.get(&def.name).is_some_and(|known| *known > news.version)
-        && world.ipam.instance(&def.name).is_some_and(|known| known.uid == def.uid);
-    if stale {
+    // The answer to an own write is often known before the watch delivers what preceded it: an older state must not
+    // win over a newer one, nor an object over the one that was made under its name after it.
+    if world.instance_versions.get(&def.name).is_some_and(|known| *known > news.version) {
         return Effects::default();
     }
     world.instance_versions.insert(def.name.clone(), news.version);
@@ -156,9 +154,11 @@ mod tests {
         take(&mut world, &seen("10.0.0.1", "a", 8, "old"));
         let node = |world: &World| world.ipam.instance(&"10.0.0.1".parse().unwrap()).unwrap().node.clone();
         assert_eq!(node(&world).as_deref(), Some("new"));
-        // Another object of that name is no older state of this one.
-        take(&mut world, &seen("10.0.0.1", "b", 3, "other"));
-        assert_eq!(node(&world).as_deref(), Some("other"));
+        // Nor another object, which had the name before and whose end the watch has not told yet.
+        take(&mut world, &seen("10.0.0.1", "b", 3, "before"));
+        assert_eq!(node(&world).as_deref(), Some("new"));
+        take(&mut world, &seen("10.0.0.1", "c", 11, "after"));
+        assert_eq!(node(&world).as_deref(), Some("after"));
     }
 
     #[test]

@@ -314,6 +314,7 @@ fn failed(error: &PlumbingError) -> CniError {
             (ErrorCode::INVALID_ENVIRONMENT, "CNI_IFNAME: the pod has an interface of that name already")
         }
         Fault::Passing => (ErrorCode::TRY_AGAIN, "the interface could not be made at this moment"),
+        Fault::PodOver => (ErrorCode::UNKNOWN_CONTAINER, "the pod gets no interface any more"),
         Fault::Journal => (ErrorCode::IO, "the journal of attachments cannot be written"),
         Fault::Exists | Fault::Other => (ErrorCode::ATTACH_FAILED, "the interface could not be made"),
     };

@@ -156,6 +156,22 @@ async fn a_failed_add_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_add_that_comes_after_the_cluster_was_told_makes_nothing() {
+    let rig = rig().await;
+    assert!(rig.cni.attachments.let_go("u1"), "nothing is attached");
+    assert_eq!(error(&rig.cni, add("c1")).await.code, ErrorCode::UNKNOWN_CONTAINER);
+    assert_eq!((devices(&rig), files(&rig), rig.cni.attachments.all().len()), (0, 0, 0));
+    // The other way round: while the interface is being made, the cluster is told nothing.
+    let rig = self::rig().await;
+    let attachments = rig.cni.attachments.clone();
+    let (told_tx, told) = std::sync::mpsc::channel();
+    *rig.cni.plumbing.on_attach.lock() =
+        Some(Box::new(move || told_tx.send(attachments.let_go("u1")).unwrap()));
+    ask(&rig.cni, add("c1")).await;
+    assert!(!told.recv().unwrap());
+}
+
+#[tokio::test]
 async fn the_journal_knows_an_interface_before_the_kernel_does() {
     let rig = rig().await;
     let attachments = rig.cni.attachments.clone();
@@ -305,6 +321,7 @@ async fn every_kind_of_failure_has_its_code() {
         (Fault::NameTakenInPod, ErrorCode::INVALID_ENVIRONMENT),
         (Fault::Passing, ErrorCode::TRY_AGAIN),
         (Fault::Journal, ErrorCode::IO),
+        (Fault::PodOver, ErrorCode::UNKNOWN_CONTAINER),
         (Fault::Other, ErrorCode::ATTACH_FAILED),
     ] {
         *rig.cni.plumbing.broken.lock() = Some(PlumbingError { fault, ..PlumbingError::other("why") });
