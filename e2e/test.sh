@@ -9,7 +9,7 @@ step() { printf '\n== %s (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60));
 
 # One file per promise, cheap ones first; those that shake the whole cluster come last.
 promises=(api_objects admission pod_admission reachability networks spoofing full_subnet drift in_force lifecycle
-  retention agent_restart outage two_leaders churn zz_uninstall)
+  retention virtual_machines agent_restart outage two_leaders churn zz_uninstall)
 
 step 'house rules'
 cargo test --locked -p braid-e2e --lib --test tidy

@@ -68,8 +68,15 @@ pub(crate) fn audit(
         instances.iter().filter(|i| i.phase == Phase::Bound).map(|i| (i.name.address(), i)).collect();
 
     let mut holders: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    // The second pod of a machine that migrates has the address by right.
+    let is_second = |address: &IpAddr, uid: &str| {
+        bound.get(address).and_then(|i| i.handover.as_ref()).is_some_and(|h| h.pod.uid == uid)
+    };
     for pod in live.values() {
-        for address in pod.addresses.iter().filter(|a| subnets.iter().any(|s| s.cidr.contains(**a))) {
+        let counts = |address: &&IpAddr| {
+            subnets.iter().any(|s| s.cidr.contains(**address)) && !is_second(address, &pod.uid)
+        };
+        for address in pod.addresses.iter().filter(counts) {
             if let Some(other) = holders.insert(*address, &pod.name) {
                 let mut pods = [other.to_owned(), pod.name.clone()];
                 pods.sort();
@@ -106,7 +113,7 @@ pub(crate) fn audit(
 #[cfg(test)]
 mod tests {
     use braid_types::InstanceName;
-    use braid_types::model::PodRef;
+    use braid_types::model::{HandoverDef, MigrationRole, PodRef};
 
     use super::*;
 
@@ -153,6 +160,7 @@ mod tests {
             phase: Phase::Bound,
             torn_down: None,
             release_at: None,
+            handover: None,
             host_routed: false,
             deleting: false,
         }
@@ -206,6 +214,15 @@ mod tests {
         };
         let overlapping = audit(&[], &[], &[], &[block("x", "10.0.0.0/26"), block("y", "10.0.0.32/27")]);
         assert_eq!(overlapping, [Finding::OverlappingBlocks { blocks: ["x".into(), "y".into()] }]);
+    }
+
+    #[test]
+    fn the_second_pod_of_a_machine_that_migrates_is_no_defect() {
+        let second = PodRef { namespace: "d".into(), name: "b".into(), uid: "b".into() };
+        let handover = HandoverDef { pod: second, node: "node2".into(), role: MigrationRole::Target };
+        let shared = InstanceDef { handover: Some(Box::new(handover)), ..instance("10.0.0.5", "a") };
+        let pods = [pod("a", "10.0.0.5"), pod("b", "10.0.0.5")];
+        assert_eq!(audit(&pods, &[shared], &[subnet()], &[]), []);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub struct PodPlan {
     node: Option<String>,
     annotations: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    owners: Vec<Value>,
     image: &'static str,
     command: Vec<String>,
     capabilities: Vec<String>,
@@ -33,6 +34,7 @@ impl PodPlan {
             node: None,
             annotations: BTreeMap::new(),
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            owners: Vec::new(),
             image: crate::own_images::TEST_IMAGE,
             command: Vec::new(),
             capabilities: Vec::new(),
@@ -65,6 +67,16 @@ impl PodPlan {
     #[must_use]
     pub fn labelled(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Controlled by another object.
+    #[must_use]
+    pub fn owned_by(mut self, owner: &Value) -> Self {
+        self.owners = vec![json!({
+            "apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"], "controller": true,
+        })];
         self
     }
 
@@ -141,6 +153,7 @@ impl PodPlan {
                 "namespace": namespace,
                 "labels": self.labels,
                 "annotations": self.annotations,
+                "ownerReferences": self.owners,
             },
             "spec": spec,
         })

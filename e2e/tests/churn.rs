@@ -1,5 +1,5 @@
-//! 200 pods come and go in waves, beside pods with kept and with pooled addresses, while controllers, agents, kubelets and
-//! container runtimes are killed at random. An observer reads all the time what interfaces really have: no address is
+//! 200 pods come and go in waves, beside pods with kept and with pooled addresses, while controllers, agents, kubelets,
+//! container runtimes, the API server and whole nodes are killed at random, and the clock of one controller is wrong. An observer reads all the time what interfaces really have: no address is
 //! ever on two of them, and none that is kept ever changes. Afterwards no address is lost, doubled or leaked, and the
 //! nodes hold nothing beyond what their pods need.
 
@@ -54,13 +54,21 @@ fn seed() -> Result<u64> {
 /// this often on a node is left in peace there, or the test would be about the kubelet's patience.
 const MOST_KILLS: usize = 3;
 
+/// The API server is killed once in so many kills, a node in twice as many.
+const RARELY: usize = 6;
+
 /// How often each program has been killed on each node.
 type Toll = BTreeMap<(&'static str, String), usize>;
 
 /// Kills something that the cluster needs. What is dead already cannot be killed, and that is fine.
-fn kill_something(stage: &Stage, dice: &mut Dice, toll: &mut Toll) -> Result<String> {
+fn kill_something(stage: &Stage, number: usize, dice: &mut Dice, toll: &mut Toll) -> Result<String> {
     let nodes = stage.nodes();
     let node = &nodes[dice.roll(nodes.len())];
+    if (number + 1).is_multiple_of(RARELY) {
+        let component = if (number + 1).is_multiple_of(2 * RARELY) { node.as_str() } else { "apiserver" };
+        stage.sandbox().kill(component)?;
+        return Ok(component.to_owned());
+    }
     for program in [Program::Controller, Program::Agent] {
         let killed = toll.entry((program.name(), node.clone())).or_default();
         if dice.roll(3) == 0 && *killed < MOST_KILLS && stage.kill_daemon(program, node).is_ok() {
@@ -182,15 +190,59 @@ fn delete_a_resident(stage: &Stage, dice: &mut Dice) -> Result<()> {
 fn mayhem(stage: &Stage, seed: u64, over: &AtomicBool, killed: &AtomicUsize) -> Result<()> {
     let (mut dice, mut toll) = (Dice(seed ^ 0x9e37_79b9_7f4a_7c15), Toll::new());
     while !over.load(Ordering::Relaxed) {
-        eprintln!("killed: {}", kill_something(stage, &mut dice, &mut toll)?);
+        let number = killed.fetch_add(1, Ordering::Relaxed);
+        eprintln!("killed: {}", kill_something(stage, number, &mut dice, &mut toll)?);
         if dice.roll(2) == 0 {
-            delete_a_resident(stage, &mut dice)?;
+            patiently("end of a resident", || delete_a_resident(stage, &mut dice))?;
         }
-        killed.fetch_add(1, Ordering::Relaxed);
         // The pause is part of the dice: what matters is that the moments differ, not when they are.
         std::thread::sleep(Duration::from_millis(2000 + 500 * u64::try_from(dice.roll(8))?));
     }
     Ok(())
+}
+
+/// Does what may fail because the API server or a node has just been killed.
+fn patiently(what: &str, mut work: impl FnMut() -> Result<()>) -> Result<()> {
+    eventually(what, PATIENCE, || work().map(Some))
+}
+
+/// A controller beside the one of the manifests, with a clock that is ten minutes off. It goes when this is dropped.
+struct WrongClock<'a>(&'a Stage);
+
+impl<'a> WrongClock<'a> {
+    fn start(stage: &'a Stage, offset: i64) -> Result<Self> {
+        let (name, namespace) = ("braid-controller-wrong-clock", ["-n", "braid-system"]);
+        let get = [&namespace[..], &["get", "deployment/braid-controller"]].concat();
+        let mut object = stage.sandbox().kubectl_json(&get)?;
+        object["metadata"] = json!({"name": name, "namespace": "braid-system"});
+        object.as_object_mut().context("no object")?.remove("status");
+        object["spec"]["replicas"] = json!(1);
+        object["spec"]["selector"]["matchLabels"]["clock"] = json!("wrong");
+        object["spec"]["template"]["metadata"]["labels"]["clock"] = json!("wrong");
+        let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+        container["args"] = json!([format!("--clock-offset={offset}")]);
+        stage.scale_controllers(1)?;
+        let this = Self(stage);
+        stage.sandbox().apply(&object.to_string())?;
+        let status = ["rollout", "status", &format!("deployment/{name}"), "--timeout=180s"];
+        stage.sandbox().kubectl(&[&namespace[..], &status].concat())?;
+        // Whoever leads goes: the one with the wrong clock takes over.
+        stage
+            .sandbox()
+            .kubectl(&[&namespace[..], &["rollout", "restart", "deployment/braid-controller"]].concat())?;
+        stage.await_braid()?;
+        Ok(this)
+    }
+}
+
+impl Drop for WrongClock<'_> {
+    fn drop(&mut self) {
+        let name = "deployment/braid-controller-wrong-clock";
+        let delete = ["-n", "braid-system", "delete", name, "--ignore-not-found", "--timeout=60s"];
+        if let Err(error) = self.0.sandbox().kubectl(&delete) {
+            eprintln!("the controller with the wrong clock could not be removed: {error:#}");
+        }
+    }
 }
 
 /// Waves of pods; returns the names of those that stay.
@@ -205,7 +257,7 @@ fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
                 PodPlan::new(&format!("pod-{wave}-{number}")).on(node).small()
             })
             .collect();
-        stage.create(&plans)?;
+        patiently("a wave", || stage.create(&plans))?;
         living.extend((0..PODS_PER_WAVE).map(|number| format!("pod-{wave}-{number}")));
         // Some of those that go have just been asked for, others have run for a while.
         let mut leaving = Vec::new();
@@ -215,13 +267,14 @@ fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
         }
         let names: Vec<&str> = leaving.iter().map(String::as_str).collect();
         if !names.is_empty() {
-            stage.kubectl(&[&["delete", "pod", "--wait=false"], &names[..]].concat())?;
+            let delete = [&["delete", "pod", "--wait=false", "--ignore-not-found"], &names[..]].concat();
+            patiently("deletion of pods", || stage.kubectl(&delete).map(drop))?;
         }
         // A wave is over when the cluster has dealt with some of it, not all.
         let first = plans.len() / 4;
         let started = living.iter().rev().take(first);
         for name in started {
-            stage.await_pod(name)?;
+            patiently(&format!("pod {name}"), || stage.await_pod(name).map(drop))?;
         }
         eprintln!(
             "wave {wave}: {} pods asked for, {} deleted, {} stay",
@@ -243,6 +296,8 @@ fn nothing_is_lost_doubled_or_left_behind() {
             stage.sandbox().kubectl(&["-n", "braid-system", "rollout", "restart", object])?;
         }
         stage.await_braid()?;
+        let offset = if seed.is_multiple_of(2) { 600 } else { -600 };
+        let wrong_clock = WrongClock::start(stage, offset)?;
         stage.await_agreement().context("before the first wave")?;
         let before: Vec<KernelState> = states(stage)?;
         let count = waves_wanted()?;
@@ -261,7 +316,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
         eprintln!("the observer looked {looks} times");
         ensure!(looks > 10, "the observer hardly saw anything");
         ensure!(killed.load(Ordering::Relaxed) > 10, "hardly anything was killed");
-        stage.await_braid()?;
+        patiently("Braid", || stage.await_braid())?;
         let mut addresses = Vec::new();
         for name in &living {
             addresses.extend(stage.await_pod(name)?.addresses);
@@ -284,6 +339,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
             })?;
         }
         stage.await_agreement().context("after the last pod")?;
+        drop(wrong_clock);
         for (node, (before, after)) in stage.nodes().iter().zip(before.into_iter().zip(states(stage)?)) {
             let difference = after.difference(&before);
             ensure!(difference.is_empty(), "{node} is not as it was before:\n{difference}");

@@ -81,6 +81,7 @@ fn instance(n: usize, nodes: usize) -> Arc<InstanceDef> {
         phase: Phase::Bound,
         torn_down: None,
         release_at: None,
+        handover: None,
         host_routed: true,
         deleting: false,
         name,
@@ -182,6 +183,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
             namespace_labels: [].into(),
             owner: None,
             keep: None,
+            migration: None,
         };
         let grant = ipam.grant(&restored, &request).expect("there is room");
         for block in grant.blocks.clone() {

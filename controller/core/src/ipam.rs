@@ -7,6 +7,7 @@
 mod choose;
 mod feed;
 mod grant;
+mod handover;
 mod kept;
 mod plan;
 mod refusal;
@@ -16,6 +17,8 @@ mod topic;
 mod vtep;
 
 pub(crate) use choose::Prospect;
+pub use handover::Migration;
+pub(crate) use handover::arrived;
 pub use plan::{Claim, Grant};
 pub use refusal::{Full, Holder, Refusal};
 pub use request::{Choice, FamilyWish, Keep, PodRequest, VtepRequest};

@@ -18,6 +18,6 @@ pub mod status;
 pub mod verdict;
 
 pub use ipam::{
-    Choice, Claim, Config, Effects, FamilyWish, Grant, Ipam, Keep, NodeFact, NotRestored, PodFact,
+    Choice, Claim, Config, Effects, FamilyWish, Grant, Ipam, Keep, Migration, NodeFact, NotRestored, PodFact,
     PodRequest, Refusal, Restored, Topic, VtepRequest,
 };

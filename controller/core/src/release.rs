@@ -6,10 +6,12 @@
 //!
 //! An address in the name of an owner is kept instead of freed, until the owner is gone or a time limit has passed.
 
-use braid_types::InstanceName;
-use braid_types::model::{InstanceDef, OwnerRef, Phase, PodRef, UnixSeconds};
+use std::sync::Arc;
 
-use crate::ipam::{Config, Ipam, Restored};
+use braid_types::InstanceName;
+use braid_types::model::{InstanceDef, MigrationRole, OwnerRef, Phase, PodRef, UnixSeconds};
+
+use crate::ipam::{Config, Ipam, Restored, arrived};
 
 /// How the pod of an address is, as the cache has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Checks {
 pub struct Circumstances {
     /// Its pod; `None` when it names none.
     pub pod: Option<PodSeen>,
+    /// The second pod of a machine that migrates; `None` when it names none.
+    pub second_pod: Option<PodSeen>,
     /// Whether the Node object of `spec.node` exists. True when no node is named.
     pub node_exists: bool,
     /// For a node's own address: whether it is still needed.
@@ -100,6 +104,8 @@ pub enum Decision {
         /// `spec.retainUntil`.
         until: Option<UnixSeconds>,
     },
+    /// Bring the object to this state, if it is still the one that was decided on: a migration has come to its end.
+    Replace(Arc<InstanceDef>),
     /// Delete the object, with uid and resourceVersion as preconditions: the address is free.
     Delete,
     /// Set the label `braid.network/routed=host`: no block of its node covers it any more.
@@ -122,7 +128,7 @@ pub fn decide(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &C
     }
     match (&def.pod, c.pod) {
         // Whoever marked it: a pod that may run keeps its address.
-        (Some(_), None | Some(PodSeen::Live)) => keep(def, c),
+        (Some(_), None | Some(PodSeen::Live)) => of_second_pod(def, now, c).unwrap_or_else(|| keep(def, c)),
         (Some(pod), Some(PodSeen::Over { confirmed })) => of_ended_pod(def, pod, confirmed, now, c, config),
         (None, _) if crate::ipam::is_vtep(def) => match def.phase {
             Phase::Releasing if def.release_at.is_some() => cool_down(now, c, config),
@@ -203,6 +209,19 @@ fn of_owner(
     }
 }
 
+/// The holder lives, and the other pod of the machine is over: its source after a migration, or the target of one that
+/// was given up.
+fn of_second_pod(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Option<Decision> {
+    let second = def.handover.as_ref().filter(|_| matches!(c.second_pod, Some(PodSeen::Over { .. })))?;
+    Some(match c.checks.pod {
+        None => Decision::RecheckPod(second.pod.clone()),
+        Some(PodCheck::Live) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
+        Some(PodCheck::Gone | PodCheck::Finished) => {
+            Decision::Replace(Arc::new(InstanceDef { handover: None, ..def.clone() }))
+        }
+    })
+}
+
 fn keep(def: &InstanceDef, c: &Circumstances) -> Decision {
     if c.uncovered && !def.host_routed && c.node_exists { Decision::RouteByHost } else { Decision::Keep }
 }
@@ -232,6 +251,11 @@ fn of_ended_pod(
             None => None,
         }
     };
+    // Nobody has said that the machine is at its target, and it is nowhere else.
+    let target = def
+        .handover
+        .as_deref()
+        .filter(|second| second.role == MigrationRole::Target && c.second_pod == Some(PodSeen::Live));
     match (c.checks.pod, reason) {
         (None, _) => Decision::RecheckPod(pod.clone()),
         (Some(PodCheck::Live), _) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
@@ -244,9 +268,13 @@ fn of_ended_pod(
                 _ => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
             }
         }
-        (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match &def.owner {
-            Some(owner) => of_owner(def, owner, reason, now, c, config),
-            None => release(now, reason, config),
+        (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match (target, &def.owner) {
+            (Some(target), _) => {
+                let next = InstanceDef { handover: None, ..arrived(def, target) };
+                Decision::Replace(Arc::new(next))
+            }
+            (None, Some(owner)) => of_owner(def, owner, reason, now, c, config),
+            (None, None) => release(now, reason, config),
         },
     }
 }
@@ -275,7 +303,10 @@ impl Ipam {
     ) -> Option<Decision> {
         let def = self.instance(name)?.clone();
         let decision = decide(&def, now, &self.circumstances(&def, checks), self.config());
-        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod) {
+        // While the holder lives, the question was about the second pod.
+        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod)
+            && self.pod_seen(&pod.uid) != PodSeen::Live
+        {
             self.confirm_end(&pod.uid, now);
         }
         Some(decision)

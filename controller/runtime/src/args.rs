@@ -73,6 +73,10 @@ pub(crate) struct Args {
     /// Lead without a Lease. For tests of what happens when two controllers lead.
     #[arg(long, hide = true)]
     pub(crate) assume_leader: bool,
+
+    /// Seconds by which this process's clock is wrong. For tests of what happens when the clocks of controllers differ.
+    #[arg(long, hide = true, allow_negative_numbers = true, default_value_t = 0)]
+    pub(crate) clock_offset: i64,
 }
 
 /// What else the binary does.

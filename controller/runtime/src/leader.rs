@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use braid_controller_core::leader::{Elector, Record, Step};
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::ResourceExt;
@@ -164,7 +163,7 @@ impl Election {
     }
 
     fn object(&self, record: &Record, acquire: bool) -> Lease {
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(crate::clock::timestamp());
         let mut lease = self.lease.clone().unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
                 name: Some(LEASE.to_owned()),

@@ -4,6 +4,7 @@
 //! together, [`index`] takes in events, [`work`] does what follows from them, [`write`] talks to the API server.
 
 mod args;
+mod clock;
 mod events;
 mod gate;
 mod health;
@@ -27,6 +28,7 @@ use tracing::error;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     log::start(args.log_format);
+    clock::set_off_by(args.clock_offset);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

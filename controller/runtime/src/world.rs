@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use braid_api::{Network, Subnet};
-use braid_controller_core::{Choice, Config, Effects, Ipam, Keep, Topic};
+use braid_controller_core::{Choice, Config, Effects, Ipam, Keep, Migration, Topic};
 use braid_types::InstanceName;
 use braid_types::model::{NodeDef, OwnerRef, PodRef};
 use parking_lot::{Mutex, MutexGuard};
@@ -38,6 +38,8 @@ pub(crate) struct PodEntry {
     pub(crate) owner: OwnerRef,
     /// Whether they are, when it is gone.
     pub(crate) keep: Option<Keep>,
+    /// How far the migration of a virtual machine to it is; `None` where it is no target of one.
+    pub(crate) migration: Option<Migration>,
     /// When it was first seen bound.
     pub(crate) bound: Instant,
     /// Whether its addresses are all there.
@@ -299,11 +301,6 @@ impl Shared {
         self.queues.sweeps.add(Sweep::Blocks);
         self.queues.sweeps.add(Sweep::Audit);
     }
-}
-
-/// Seconds since the Unix epoch: what the core reckons with.
-pub(crate) fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ use crate::rule::{about, address_of, immutable, is_address, rule, unicast};
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner.name", priority = 1),
+    printcolumn(name = "Migrates", type_ = "string", json_path = ".spec.handover.node", priority = 1),
     printcolumn(name = "Why", type_ = "string", json_path = ".status.reason", priority = 1),
     printcolumn(name = "Kept-Until", type_ = "string", json_path = ".spec.retainUntil", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -138,6 +139,10 @@ pub struct IPInstanceSpec {
         "set: each entry is an address in its shortest spelling",
     ))]
     pub set: Vec<String>,
+    /// The second pod of a virtual machine that migrates to another node. Its interface has the address too, but
+    /// traffic goes to spec.pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// Who keeps the address while pods come and go: a StatefulSet, a Deployment, a virtual machine, or the Node
     /// for its own address. Absent: nobody, the address goes with its pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +189,28 @@ pub struct PodReference {
     /// Uid of the pod.
     #[schemars(length(min = 1, max = 64))]
     pub uid: String,
+}
+
+/// The second pod of a virtual machine that migrates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Handover {
+    /// The pod.
+    pub pod: PodReference,
+    /// Name of the node that it runs on.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// Target: the machine is still to come to this pod. Source: the machine has left it.
+    pub role: HandoverRole,
+}
+
+/// What the second pod of a migrating machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HandoverRole {
+    /// The machine is still to come to it.
+    Target,
+    /// The machine has left it.
+    Source,
 }
 
 /// An object that keeps an address across pods.

@@ -24,7 +24,8 @@ mod subnet;
 pub use bgp::{Bfd, BgpAdvertise, BgpPeer, BgpScope, BgpSpec, GracefulRestart, SecretKeyReference};
 pub use ip_block::{IPBlock, IPBlockSpec};
 pub use ip_instance::{
-    IPInstance, IPInstanceSpec, IPInstanceStatus, InstancePhase, OwnerReference, PodReference,
+    Handover, HandoverRole, IPInstance, IPInstanceSpec, IPInstanceStatus, InstancePhase, OwnerReference,
+    PodReference,
 };
 pub use network::{
     AddressCounts, BridgeSpec, DirectSpec, Encapsulation, IpipSpec, IpvlanSpec, MacvlanMode, MacvlanSpec,

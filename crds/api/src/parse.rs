@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use braid_types::model;
 use braid_types::model::{
-    BlockDef, InstanceDef, NetworkDef, NodeDef, NodeNetworkDef, OwnerRef, Phase, PodRef, SubnetDef,
-    UnixSeconds, VtepDef, VxlanDef,
+    BlockDef, HandoverDef, InstanceDef, MigrationRole, NetworkDef, NodeDef, NodeNetworkDef, OwnerRef, Phase,
+    PodRef, SubnetDef, UnixSeconds, VtepDef, VxlanDef,
 };
 use braid_types::well_known::{self, annotation, label};
 use braid_types::{
@@ -22,8 +22,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::condition::{READY, is_true};
 use crate::{
-    Encapsulation, IPBlock, IPBlockSpec, IPInstance, IPInstanceSpec, InstancePhase, LabelSelector, Network,
-    NetworkType, NodeNetwork, NodeNetworkEntry, OwnerReference, PodReference, SelectorOperator, Subnet, Vtep,
+    Encapsulation, Handover, HandoverRole, IPBlock, IPBlockSpec, IPInstance, IPInstanceSpec, InstancePhase,
+    LabelSelector, Network, NetworkType, NodeNetwork, NodeNetworkEntry, OwnerReference, PodReference,
+    SelectorOperator, Subnet, Vtep,
 };
 
 /// An object that cannot be used as it is.
@@ -299,6 +300,26 @@ impl From<&PodRef> for PodReference {
     }
 }
 
+impl From<&Handover> for HandoverDef {
+    fn from(raw: &Handover) -> Self {
+        let role = match raw.role {
+            HandoverRole::Target => MigrationRole::Target,
+            HandoverRole::Source => MigrationRole::Source,
+        };
+        Self { pod: PodRef::from(&raw.pod), node: raw.node.clone(), role }
+    }
+}
+
+impl From<&HandoverDef> for Handover {
+    fn from(def: &HandoverDef) -> Self {
+        let role = match def.role {
+            MigrationRole::Target => HandoverRole::Target,
+            MigrationRole::Source => HandoverRole::Source,
+        };
+        Self { pod: PodReference::from(&def.pod), node: def.node.clone(), role }
+    }
+}
+
 impl From<&OwnerReference> for OwnerRef {
     fn from(raw: &OwnerReference) -> Self {
         Self {
@@ -368,6 +389,7 @@ impl TryFrom<&IPInstance> for InstanceDef {
             interface: spec.interface.clone(),
             node: spec.node.clone(),
             set: at.each("spec.set", &spec.set, At::address)?,
+            handover: spec.handover.as_ref().map(|h| Box::new(HandoverDef::from(h))),
             owner: spec.owner.as_ref().map(OwnerRef::from),
             retain_seconds: spec.retain_seconds,
             retain_until: spec.retain_until.as_ref().map(seconds),
@@ -398,6 +420,7 @@ pub fn instance_object(def: &InstanceDef) -> IPInstance {
         interface: def.interface.clone(),
         node: def.node.clone(),
         set: def.set.iter().map(ToString::to_string).collect(),
+        handover: def.handover.as_deref().map(Handover::from),
         owner: def.owner.as_ref().map(OwnerReference::from),
         retain_seconds: def.retain_seconds,
         retain_until: def.retain_until.map(time),

@@ -146,6 +146,12 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn handover()(pod in pod(), node in word(), left in any::<bool>()) -> HandoverDef {
+        HandoverDef { pod, node, role: if left { MigrationRole::Source } else { MigrationRole::Target } }
+    }
+}
+
+prop_compose! {
     fn instance_def()(
         address in address(),
         space in "([a-z]{1,8})?",
@@ -158,7 +164,7 @@ prop_compose! {
         owner in proptest::option::of(owner()),
         retain_seconds in proptest::option::of(1..315_360_000_u32),
         retain_until in proptest::option::of(0..4_000_000_000 as UnixSeconds),
-        host_routed in any::<bool>(),
+        (handover, host_routed) in (proptest::option::of(handover()), any::<bool>()),
     ) -> InstanceDef {
         InstanceDef {
             name: InstanceName::new(&space, address),
@@ -173,6 +179,7 @@ prop_compose! {
             interface: "eth0".to_owned(),
             node,
             set,
+            handover: handover.map(Box::new),
             owner,
             retain_seconds,
             retain_until,

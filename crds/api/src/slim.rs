@@ -11,8 +11,13 @@ use kube::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Annotations that Braid reads, by prefix; all others are dropped on decoding.
-const ANNOTATIONS: [&str; 4] =
-    ["braid.network/", "k8s.v1.cni.cncf.io/", "v1.multus-cni.io/", "kubernetes.io/config.mirror"];
+const ANNOTATIONS: [&str; 5] = [
+    "braid.network/",
+    "k8s.v1.cni.cncf.io/",
+    "v1.multus-cni.io/",
+    "kubernetes.io/config.mirror",
+    "kubevirt.io/migration-target-start-timestamp",
+];
 
 /// Prefix of the types of pod conditions that are kept.
 const CONDITIONS: &str = "braid.network/";

@@ -185,6 +185,26 @@ impl OwnerRef {
     }
 }
 
+/// What a pod is to the holder of an address during live migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MigrationRole {
+    /// The machine is still to come to it.
+    Target,
+    /// The machine has left it.
+    Source,
+}
+
+/// The second pod of a virtual machine that migrates: its interface has the address too, and no traffic goes to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandoverDef {
+    /// The pod.
+    pub pod: PodRef,
+    /// Its node.
+    pub node: String,
+    /// What it is to the holder.
+    pub role: MigrationRole,
+}
+
 /// Where an address stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
@@ -222,6 +242,8 @@ pub struct InstanceDef {
     /// All addresses granted to this interface together, itself included: an interface is complete when
     /// each of them exists.
     pub set: Vec<IpAddr>,
+    /// The other pod while a virtual machine migrates.
+    pub handover: Option<Box<HandoverDef>>,
     /// Who keeps it.
     pub owner: Option<OwnerRef>,
     /// How long it is kept for its owner without a pod, in seconds; `None` = as long as the owner exists.

@@ -169,6 +169,7 @@ fn lists(size: usize) -> Result<Lists> {
             phase: Phase::Bound,
             torn_down: None,
             release_at: None,
+            handover: None,
             host_routed: false,
             deleting: false,
         }));

@@ -123,7 +123,7 @@ pub(crate) fn wire_into(view: &NodeView, overlays: &Realised, attachment: &Attac
             .collect(),
         routes: pod
             .addresses
-            .iter()
+            .difference(&attachment.silent)
             .map(|addr| (RouteKey::new(table::LOCAL_PODS, Cidr::host(*addr)), host_route(*addr)))
             .collect(),
         sysctls: pod

@@ -113,6 +113,9 @@ pub struct Attachment {
     pub addresses: BTreeSet<IpAddr>,
     /// MTU of both ends in bytes.
     pub mtu: u32,
+    /// Those of its addresses that another pod holds, to which their traffic goes: while a virtual machine migrates, two
+    /// pods have its addresses.
+    pub silent: BTreeSet<IpAddr>,
 }
 
 impl NodeView {

@@ -344,7 +344,7 @@ pub(crate) fn netns_exists(record: &Record) -> bool {
     fs::metadata(&record.netns).is_ok_and(same)
 }
 
-/// What the kernel must hold for a record; `None` when the record does not say from what it was made.
+/// What a record asks for, as if no other pod had its addresses; `None` when it does not say from what it was made.
 pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
     let grant = record.grant.as_ref()?;
     Some(Attachment {
@@ -362,6 +362,7 @@ pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
         mac: grant.mac,
         addresses: grant.addresses.iter().copied().collect(),
         mtu: grant.mtu,
+        silent: BTreeSet::new(),
     })
 }
 

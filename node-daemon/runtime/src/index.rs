@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use braid_node_core::view::Attachment;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
 use braid_types::well_known::VTEP_INTERFACE;
-use braid_types::{Family, IfName};
+use braid_types::{Family, IfName, InstanceName};
 
 use crate::store::Effect;
 
@@ -218,9 +219,16 @@ pub(crate) struct Index {
 
 impl Index {
     /// Takes a change of this node's addresses. Those of pods come and go with ADD and DEL; the node's own ones are the
-    /// kernel's business here.
+    /// kernel's business here, and those that pods on two nodes have.
     pub(crate) fn apply_own(&mut self, change: Change<Held>) -> Effect {
         let before = self.vteps();
+        // Whether traffic is for a pod here can depend on both watches of addresses.
+        let shared = match &change {
+            Change::Reset(_) => true,
+            Change::Applied(name, _) | Change::Deleted(name) | Change::Unreadable(name) => {
+                self.host_routed.get(name).is_some()
+            }
+        };
         if !self.own.apply(change) {
             return Effect::Nothing;
         }
@@ -230,7 +238,7 @@ impl Index {
                 self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
             }
         }
-        if before == self.vteps() { Effect::Quiet } else { Effect::Kernel }
+        if shared || before != self.vteps() { Effect::Kernel } else { Effect::Quiet }
     }
 
     /// The addresses of this node's tunnel ends as (network, address).
@@ -250,6 +258,26 @@ impl Index {
     /// The addresses that the pod holds.
     pub(crate) fn held_by(&self, pod_uid: &str) -> impl Iterator<Item = &Held> {
         self.by_pod.get(pod_uid).into_iter().flatten().filter_map(|name| self.own.get(name))
+    }
+
+    /// The addresses that the pod has beside their holder, which is on another node: its virtual machine migrates.
+    fn shared_with(&self, pod_uid: &str) -> impl Iterator<Item = &InstanceDef> {
+        let second = move |d: &&InstanceDef| d.handover.as_ref().is_some_and(|h| h.pod.uid == pod_uid);
+        // While the two watches do not agree, an address may be in both.
+        self.host_routed.values().filter(second).filter(|d| self.own.get(&d.name.to_string()).is_none())
+    }
+
+    /// The addresses of an interface that, as far as known, another pod holds.
+    pub(crate) fn held_by_others(&self, attachment: &Attachment) -> BTreeSet<IpAddr> {
+        let holder = |address: &IpAddr| {
+            // Interfaces of nodes' own networks are in the usual address space.
+            let name = InstanceName::new("", *address).to_string();
+            // The node's own addresses are told by a watch of their own, which knows best what is here.
+            let own = self.own.get(&name).map(|held| &held.def);
+            own.or_else(|| self.host_routed.get(&name))?.pod.as_ref()
+        };
+        let by_other = |a: &&IpAddr| holder(a).is_some_and(|pod| pod.uid != attachment.pod.uid);
+        attachment.addresses.iter().filter(by_other).copied().collect()
     }
 
     /// The Network of pods that name none, as it stands on this node; `None` where the node takes no part in it.
@@ -289,22 +317,23 @@ impl Index {
     /// The addresses granted to one interface of a pod: one set that exists as a whole. Two controllers that both believe
     /// that they lead may have given two; the one in use stays in use, else the lowest is taken.
     pub(crate) fn grant(&self, pod_uid: &str, interface: &str) -> Grant {
-        let mut found: Vec<&Held> = self
-            .held_by(pod_uid)
-            .filter(|h| h.def.interface == interface && h.def.phase == Phase::Bound && !h.def.deleting)
+        let own = self.held_by(pod_uid).map(|h| (h.attached, &h.def));
+        let mut found: Vec<(bool, &InstanceDef)> = own
+            .chain(self.shared_with(pod_uid).map(|def| (false, def)))
+            .filter(|(_, def)| def.interface == interface && def.phase == Phase::Bound && !def.deleting)
             .collect();
-        found.sort_by_key(|h| (!h.attached, h.def.name.address()));
-        let have: BTreeSet<IpAddr> = found.iter().map(|h| h.def.name.address()).collect();
-        let missing = |h: &Held| h.def.set.iter().copied().find(|a| !have.contains(a));
-        let Some(whole) = found.iter().find(|h| missing(h).is_none()) else {
-            return match found.iter().find_map(|h| missing(h)) {
+        found.sort_by_key(|(attached, def)| (!attached, def.name.address()));
+        let have: BTreeSet<IpAddr> = found.iter().map(|(_, def)| def.name.address()).collect();
+        let missing = |def: &InstanceDef| def.set.iter().copied().find(|a| !have.contains(a));
+        let Some((_, whole)) = found.iter().find(|(_, def)| missing(def).is_none()) else {
+            return match found.iter().find_map(|(_, def)| missing(def)) {
                 Some(missing) => Grant::Partial { missing },
                 None => Grant::Nothing,
             };
         };
-        let set = &whole.def.set;
-        let of_set = |h: &&&Held| set.is_empty() || set.contains(&h.def.name.address());
-        let mut all: Vec<InstanceDef> = found.iter().filter(of_set).map(|h| h.def.clone()).collect();
+        let set = &whole.set;
+        let of_set = |def: &&InstanceDef| set.is_empty() || set.contains(&def.name.address());
+        let mut all: Vec<InstanceDef> = found.iter().map(|(_, def)| *def).filter(of_set).cloned().collect();
         all.sort_by_key(|d| d.name.address());
         Grant::Complete(all)
     }

@@ -26,6 +26,7 @@ pub(crate) fn instance(address: &str, pod: Option<&str>, set: &[&str]) -> Instan
         phase: Phase::Bound,
         torn_down: None,
         release_at: None,
+        handover: None,
         host_routed: false,
         deleting: false,
     }
@@ -158,4 +159,46 @@ fn a_static_pod_is_known_by_both_its_uids() {
     index.pods.apply(Change::Applied(pod_key("ns", "pod"), Ok(mirror)));
     assert_eq!(index.pod("ns", "pod", Some("static")).unwrap().uid, "mirror");
     assert_eq!(index.pod_state("ns", "pod", "mirror"), PodState::Alive);
+}
+
+/// An address of two pods of a machine that migrates, as nodes learn of it by its label.
+fn migrating(address: &str, holder: &str, node: &str, second: Option<&str>) -> InstanceDef {
+    let def = instance(address, Some(holder), &[address]);
+    let pod = |uid: &str| PodRef { uid: uid.into(), ..def.pod.clone().unwrap() };
+    let handover = second.map(|uid| {
+        let role = braid_types::model::MigrationRole::Target;
+        Box::new(braid_types::model::HandoverDef { pod: pod(uid), node: "n1".into(), role })
+    });
+    InstanceDef { node: Some(node.into()), host_routed: true, handover, ..def }
+}
+
+#[test]
+fn two_pods_of_a_machine_have_its_address_and_one_has_the_traffic() {
+    let attached = |uid: &str| {
+        let record = crate::attachments::tests::record("c1", uid, "10.0.0.5");
+        crate::attachments::attachment(&record).unwrap()
+    };
+    let silent = |index: &Index, uid: &str| !index.held_by_others(&attached(uid)).is_empty();
+    let mut index = Index::default();
+    let shown = |def: InstanceDef| Change::Applied(def.name.to_string(), Ok(def));
+    assert!(!silent(&index, "target"), "of what nobody has told nothing is taken away");
+    index.host_routed.apply(shown(migrating("10.0.0.5", "source", "n2", Some("target"))));
+    assert!(matches!(index.grant("target", "eth0"), Grant::Complete(all) if all.len() == 1));
+    assert_eq!(index.grant("stranger", "eth0"), Grant::Nothing);
+    assert!(silent(&index, "target") && !silent(&index, "source"));
+    assert_eq!(index.held_by_pods().count(), 0, "it is not the target's to give back");
+
+    // It becomes the target's, and the two watches tell so one after the other.
+    let own = migrating("10.0.0.5", "target", "n1", None);
+    assert_eq!(index.apply_own(applied(own.clone())), Effect::Kernel);
+    assert!(!silent(&index, "target") && silent(&index, "source"));
+    index.host_routed.apply(shown(own.clone()));
+    assert!(!silent(&index, "target") && silent(&index, "source"));
+    assert!(matches!(index.grant("target", "eth0"), Grant::Complete(_)));
+
+    // And away again: its traffic leaves when both say so.
+    index.host_routed.apply(shown(migrating("10.0.0.5", "next", "n3", None)));
+    assert!(!silent(&index, "target"));
+    assert_eq!(index.apply_own(Change::Deleted(own.name.to_string())), Effect::Kernel);
+    assert!(silent(&index, "target"));
 }

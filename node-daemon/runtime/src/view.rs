@@ -11,7 +11,8 @@ use crate::index::Index;
 /// Everything of the view that does not come from the kernel.
 ///
 /// Without the node's own Node object no Network counts, because membership goes by its labels.
-pub(crate) fn build(node: &str, index: &Index, attachments: BTreeMap<IfName, Attachment>) -> NodeView {
+pub(crate) fn build(node: &str, index: &Index, mut attachments: BTreeMap<IfName, Attachment>) -> NodeView {
+    attachments.values_mut().for_each(|a| a.silent = index.held_by_others(a));
     let own = index.node.get(node);
     let member = |labels| {
         let usable = index.networks.values().filter(|n| n.ready);

@@ -39,6 +39,7 @@ impl NewPod<'_> {
             namespace_labels: self.namespace.labels.cloned().unwrap_or_default(),
             owner: self.owner.clone(),
             keep: None,
+            migration: None,
         }
     }
 

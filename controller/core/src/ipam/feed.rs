@@ -388,6 +388,9 @@ impl Ipam {
         if let Some(pod) = &def.pod {
             self.by_pod.entry(pod.uid.clone()).or_default().insert(name.clone());
         }
+        if let Some(second) = &def.handover {
+            self.by_second_pod.entry(second.pod.uid.clone()).or_default().insert(name.clone());
+        }
         if let Some(o) = def.owner.as_ref().filter(|_| !is_vtep(&def)) {
             let key = (o.kind.clone(), o.namespace.clone(), o.name.clone());
             self.by_owner.entry(key).or_default().insert(name.clone());
@@ -417,6 +420,14 @@ impl Ipam {
             if names.is_empty() {
                 self.by_pod.remove(&pod.uid);
                 self.ended.remove(&pod.uid);
+            }
+        }
+        if let Some(second) = &def.handover
+            && let Some(names) = self.by_second_pod.get_mut(&second.pod.uid)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_second_pod.remove(&second.pod.uid);
             }
         }
         if let Some(o) = def.owner.as_ref().filter(|_| !is_vtep(&def)) {
@@ -526,7 +537,8 @@ impl Ipam {
             effects.merge(self.upsert_pod(pod));
         }
         // Pods that ended while nobody looked.
-        let unknown = self.by_pod.iter().filter(|(uid, _)| !self.pods.contains_key(*uid));
+        let by_pod = self.by_pod.iter().chain(&self.by_second_pod);
+        let unknown = by_pod.filter(|(uid, _)| !self.pods.contains_key(*uid));
         effects.review.extend(unknown.flat_map(|(_, names)| names.iter().cloned()));
         effects
     }
@@ -548,9 +560,7 @@ impl Ipam {
     }
 
     fn review_pod(&self, uid: &str) -> Effects {
-        Effects {
-            review: self.by_pod.get(uid).into_iter().flatten().cloned().collect(),
-            ..Effects::default()
-        }
+        let names = [self.by_pod.get(uid), self.by_second_pod.get(uid)].into_iter().flatten().flatten();
+        Effects { review: names.cloned().collect(), ..Effects::default() }
     }
 }

@@ -49,6 +49,9 @@ impl Ipam {
     /// The refusal, with nothing held back.
     pub fn grant(&mut self, _: &Restored, req: &PodRequest) -> Result<Grant, Refusal> {
         let own = self.own_addresses(req);
+        if let Some(grant) = self.hand_over(req)? {
+            return Ok(grant);
+        }
         let kept = self.kept(req)?;
         let derived = || Mac::derived(format!("{}/{}", req.pod.uid, req.interface).as_bytes());
         if let Some(first) = own.first() {
@@ -124,7 +127,7 @@ impl Ipam {
     }
 
     /// The names of one interface's addresses, if one of them belongs to a set that exists as a whole.
-    fn complete_set(&self, own: &[Arc<InstanceDef>]) -> Option<Vec<InstanceName>> {
+    pub(super) fn complete_set(&self, own: &[Arc<InstanceDef>]) -> Option<Vec<InstanceName>> {
         own.iter()
             .map(|d| d.set.iter().map(|a| InstanceName::new(d.name.space(), *a)).collect::<Vec<_>>())
             .find(|set| !set.is_empty() && set.iter().all(|n| own.iter().any(|d| d.name == *n)))
@@ -334,6 +337,7 @@ impl Ipam {
             interface: to.interface.to_owned(),
             node: Some(to.node.to_owned()),
             set: set.to_vec(),
+            handover: None,
             owner: to.owner.cloned(),
             retain_seconds: to.retain_seconds,
             retain_until: None,
@@ -357,6 +361,7 @@ impl Ipam {
             node: Some(to.node.to_owned()),
             mac: Some(to.mac),
             set: set.to_vec(),
+            handover: None,
             // What a person has declared for an owner stays the owner's.
             owner: if def.declared { def.owner.clone() } else { to.owner.cloned() },
             retain_seconds: to.retain_seconds,

@@ -69,7 +69,7 @@ impl Ipam {
     }
 
     /// Everything in the name of this owner, lowest address first.
-    fn of_owner(&self, owner: &OwnerRef) -> impl Iterator<Item = &Arc<InstanceDef>> {
+    pub(super) fn of_owner(&self, owner: &OwnerRef) -> impl Iterator<Item = &Arc<InstanceDef>> {
         let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());
         self.by_owner.get(&key).into_iter().flatten().filter_map(|n| self.instance(n))
     }

@@ -7,6 +7,8 @@ use braid_types::annotation::FamilyPolicy;
 use braid_types::model::{OwnerRef, PodRef};
 use braid_types::{AddrRange, Family, Mac};
 
+use super::Migration;
+
 /// Which families an interface shall have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FamilyWish {
@@ -83,6 +85,8 @@ pub struct PodRequest {
     /// Whether what it is given now stays with the owner when the pod is gone; `None` = no. What was kept before is
     /// taken up in either case.
     pub keep: Option<Keep>,
+    /// How far the migration is, where a virtual machine migrates to the pod; `None` = it is no target of one.
+    pub migration: Option<Migration>,
 }
 
 /// How addresses are kept for their owner while it has no pod.

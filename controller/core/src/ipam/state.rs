@@ -132,6 +132,8 @@ pub struct Ipam {
     pub(super) ended: HashMap<String, UnixSeconds>,
     pub(super) instances: HashMap<InstanceName, Held>,
     pub(super) by_pod: HashMap<String, BTreeSet<InstanceName>>,
+    /// The same for the second pods of machines that migrate.
+    pub(super) by_second_pod: HashMap<String, BTreeSet<InstanceName>>,
     /// Addresses in the name of an owner, with or without a pod: (kind, namespace, name).
     pub(super) by_owner: HashMap<(String, String, String), BTreeSet<InstanceName>>,
     /// Addresses of tunnel ends: (Network, node).
@@ -175,6 +177,7 @@ impl Ipam {
             ended: HashMap::new(),
             instances: HashMap::new(),
             by_pod: HashMap::new(),
+            by_second_pod: HashMap::new(),
             by_owner: HashMap::new(),
             by_vtep: BTreeMap::new(),
             block_subnet: HashMap::new(),
@@ -359,6 +362,7 @@ impl Ipam {
         });
         Circumstances {
             pod: def.pod.as_ref().map(|p| self.pod_seen(&p.uid)),
+            second_pod: self.second_pod_seen(def),
             node_exists,
             wanted: self.vtep_is_wanted(def),
             checks,

@@ -80,6 +80,7 @@ pub(crate) fn request(n: usize, node: &str) -> PodRequest {
         namespace_labels: BTreeMap::new(),
         owner: None,
         keep: None,
+        migration: None,
     }
 }
 

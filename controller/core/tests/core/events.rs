@@ -74,6 +74,7 @@ fn instance_def(i: usize, sub: usize, pod: usize, phase: Phase) -> Arc<InstanceD
         phase,
         torn_down: None,
         release_at: None,
+        handover: None,
         host_routed: false,
         deleting: false,
         name,

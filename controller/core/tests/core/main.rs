@@ -5,6 +5,7 @@ mod blocks;
 mod cluster;
 mod events;
 mod grant;
+mod handover;
 mod kept;
 mod leader;
 mod pool;

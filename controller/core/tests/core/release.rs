@@ -20,6 +20,7 @@ fn held() -> InstanceDef {
 fn gone(confirmed: Option<i64>) -> Circumstances {
     Circumstances {
         pod: Some(PodSeen::Over { confirmed }),
+        second_pod: None,
         node_exists: true,
         wanted: false,
         checks: Checks::default(),

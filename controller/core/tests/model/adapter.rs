@@ -290,6 +290,7 @@ impl Adapter {
             Decision::RecheckPod(_) | Decision::RecheckNode(_) | Decision::RecheckOwner(_) => {
                 panic!("asked twice: {decision:?}")
             }
+            Decision::Replace(next) => panic!("no machine migrates here: {next:?}"),
             Decision::RouteByHost => panic!("every address is routed by host from the start"),
         };
         Judgement { change, ended: self.ended(&ipam, &view) }
@@ -373,6 +374,7 @@ impl Adapter {
             phase: object.phase,
             torn_down: object.torn_down.then_some(NOW),
             release_at: object.release_at.then_some(NOW),
+            handover: None,
             host_routed: true,
             deleting: false,
         }
@@ -404,6 +406,7 @@ impl Adapter {
             namespace_labels: BTreeMap::new(),
             owner: Some(if told { self.owner() } else { owner("Pod", plan.name, None) }),
             keep: told.then(Keep::default),
+            migration: None,
         }
     }
 

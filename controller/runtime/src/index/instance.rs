@@ -12,7 +12,8 @@ use kube::ResourceExt;
 use tracing::warn;
 
 use super::Index;
-use crate::world::{Shared, Sweep, World, now};
+use crate::clock::seconds as now;
+use crate::world::{Shared, Sweep, World};
 
 /// What is kept of an IPInstance.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! In whose name the addresses of a pod are kept.
 
 use braid_api::slim::Pod;
-use braid_controller_core::Keep;
+use braid_controller_core::{Keep, Migration};
 use braid_types::annotation::NetworkChoice;
 use braid_types::model::OwnerRef;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -11,6 +11,13 @@ use kube::ResourceExt;
 const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Group of the kinds of KubeVirt.
 const KUBEVIRT: &str = "kubevirt.io/";
+
+/// Label of KubeVirt on the pod that a machine migrates to.
+const MIGRATION_JOB: &str = "kubevirt.io/migrationJobUID";
+/// Annotation that KubeVirt sets on that pod when the machine is about to run there.
+const TARGET_STARTS: &str = "kubevirt.io/migration-target-start-timestamp";
+/// Label of KubeVirt on the pod in which the machine runs.
+const RUNS_ON: &str = "kubevirt.io/nodeName";
 
 /// Who a pod's addresses belong to across its re-creation: its set, its Deployment, its virtual machine, or the pod
 /// itself by its name.
@@ -55,6 +62,17 @@ pub(super) fn keep(pod: &Pod) -> Option<Keep> {
     let asked = annotations.and_then(|a| NetworkChoice::of_pod(a).ok()).unwrap_or_default();
     let by_default = || controller(pod).is_some_and(|c| is_numbered(c) || is_machine(c));
     asked.retain.unwrap_or_else(by_default).then_some(Keep { seconds: asked.retain_seconds })
+}
+
+/// How far the migration of a virtual machine to the pod is, by what KubeVirt writes onto the pod; `None` where it is
+/// no target of one.
+pub(super) fn migration(pod: &Pod) -> Option<Migration> {
+    controller(pod).filter(|c| is_machine(c))?;
+    let labels = pod.metadata.labels.as_ref()?;
+    labels.get(MIGRATION_JOB)?;
+    let annotations = pod.metadata.annotations.as_ref();
+    let starts = annotations.is_some_and(|all| all.contains_key(TARGET_STARTS));
+    Some(if starts || labels.contains_key(RUNS_ON) { Migration::Arrived } else { Migration::Preparing })
 }
 
 /// The controlling owner. The mirror of a static pod has its Node there, which says nothing about addresses.
@@ -122,6 +140,18 @@ mod tests {
         let bare = pod(None, &[], &[]);
         assert_eq!((told(&bare).as_str(), keep(&bare)), ("Pod shop/db-0 ", None));
         assert_eq!(told(&pod(Some(("v1", "Node", "n1")), &[], &[])), "Pod shop/db-0 ", "a static pod");
+    }
+
+    #[test]
+    fn a_target_of_a_migration_is_known_by_what_kubevirt_writes() {
+        let machine = Some(("kubevirt.io/v1", "VirtualMachineInstance", "vm"));
+        let job = (MIGRATION_JOB, "job");
+        let there = [(TARGET_STARTS, "2026-01-01T00:00:00Z")];
+        assert_eq!(migration(&pod(machine, &[], &there)), None, "it was never a target");
+        assert_eq!(migration(&pod(machine, &[job], &[])), Some(Migration::Preparing));
+        assert_eq!(migration(&pod(machine, &[job], &there)), Some(Migration::Arrived));
+        assert_eq!(migration(&pod(machine, &[job, (RUNS_ON, "n1")], &[])), Some(Migration::Arrived));
+        assert_eq!(migration(&pod(Some(("apps/v1", "StatefulSet", "db")), &[job], &there)), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(super) fn news(pod: &Pod) -> PodNews {
         choice: choice_of(pod),
         owner: owner::of(pod),
         keep: owner::keep(pod),
+        migration: owner::migration(pod),
         bound: Instant::now(),
         granted: false,
         refused: pod
@@ -130,11 +131,12 @@ fn take_entry(index: &Index, world: &mut World, news: &PodNews) {
             let asks_anew = known.choice != new.choice;
             known.choice.clone_from(&new.choice);
             known.keep = new.keep;
+            let moves_on = std::mem::replace(&mut known.migration, new.migration) != new.migration;
             // Its own writes come back here late; what it remembers is newer than the condition it reads.
             if known.told.is_none() {
                 known.refused.clone_from(&new.refused);
             }
-            if asks_anew && !known.granted {
+            if moves_on || (asks_anew && !known.granted) {
                 index.shared.queues.grants.add(uid);
             }
         }

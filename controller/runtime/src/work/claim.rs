@@ -112,7 +112,7 @@ impl Work {
     }
 
     /// Brings an existing object to another state, if it is still the one that the core has seen.
-    async fn replace(&self, def: &InstanceDef) -> Result<Won, WriteError> {
+    pub(super) async fn replace(&self, def: &InstanceDef) -> Result<Won, WriteError> {
         let name = def.name.to_string();
         let Some(found) = self.writer.get::<IPInstance>(&name).await? else {
             index::unlearn(&self.shared, &def.name, &def.uid);
@@ -184,7 +184,7 @@ impl BlockTurns {
 
 /// What became of one claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Won {
+pub(super) enum Won {
     Yes,
     Not,
 }

@@ -183,6 +183,7 @@ fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
         namespace_labels: namespace.labels.clone(),
         owner: Some(entry.owner.clone()),
         keep: entry.keep,
+        migration: entry.migration,
     }))
 }
 

@@ -106,7 +106,7 @@ impl Work {
                 "status": "False",
                 "reason": no.reason,
                 "message": no.message,
-                "lastTransitionTime": jiff::Timestamp::now().to_string(),
+                "lastTransitionTime": crate::clock::timestamp().to_string(),
             }]},
         });
         match self.patch_pod(&pod.namespace, &pod.name, &patch).await {

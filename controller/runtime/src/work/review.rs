@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::Work;
+use super::claim::Won;
+use crate::clock::seconds as now;
 use crate::index;
 use crate::queue::Outcome;
-use crate::world::now;
 use crate::write::{Seen, WriteError};
 
 /// How soon an address is looked at again when its object changed under our hands.
@@ -69,6 +70,14 @@ impl Work {
                     "uid": seen.uid, "resourceVersion": seen.version, "labels": {label::ROUTED: label::ROUTED_HOST},
                 }});
                 self.writer.merge::<IPInstance>(&name.to_string(), &patch).await.map(|o| self.learn(&o))
+            }
+            Decision::Replace(next) => {
+                info!(address = %name, pod = holder(&next), "a migration has come to its end");
+                match self.replace(&next).await {
+                    Ok(Won::Yes) => Ok(()),
+                    Ok(Won::Not) => return Outcome::Again(CHANGED),
+                    Err(error) => Err(error),
+                }
             }
             Decision::Delete => self.free(&name, &seen).await,
         };

@@ -272,6 +272,6 @@ fn invalid(world: &World, key: &StatusKey) -> Says {
 
 fn conditions<K: Resource>(old: &[Condition], says: Says, raw: &K) -> Vec<Condition> {
     let mut all = old.to_vec();
-    condition::set(&mut all, says, raw.meta().generation, &Time(jiff::Timestamp::now()));
+    condition::set(&mut all, says, raw.meta().generation, &Time(crate::clock::timestamp()));
     all
 }

@@ -12,8 +12,9 @@ use kube::ResourceExt;
 use tracing::{info, warn};
 
 use super::Work;
+use crate::clock::seconds as now;
 use crate::queue::Outcome;
-use crate::world::{Sweep, now};
+use crate::world::Sweep;
 use crate::write::{Seen, WriteError};
 
 /// Everything is looked at again after this time, whatever the events said.

@@ -12,6 +12,7 @@ use braid_node_core::{attach, ours};
 use braid_types::model::{
     BlockDef, Encapsulation, NetworkDef, NetworkType, NodeDef, NodeNetworkDef, SubnetDef, VtepDef, VxlanDef,
 };
+use braid_types::well_known::table;
 use braid_types::{Cidr, Family, Mac, Selector, Vni};
 
 use crate::model::apply;
@@ -374,6 +375,24 @@ fn advertisements_of_containers_are_not_let_in() {
     let outward: Vec<_> =
         host_links(&kernel).into_iter().filter(|(_, l)| l.outward).map(|(n, _)| n).collect();
     assert_eq!(outward, ["br0", "eth0", "lan0"].map(name));
+}
+
+#[test]
+fn an_interface_whose_address_another_pod_holds_has_no_route() {
+    let mut view = view(&[]);
+    let mut pod = attachment(1);
+    let route = |view: &NodeView, addr: &str| {
+        let key = RouteKey::new(table::LOCAL_PODS, Cidr::host(ip(addr)));
+        Desired::of(view).routes.contains_key(&key)
+    };
+    for (silent, four, six) in [(vec![], true, true), (vec![ip("10.0.0.11")], false, true)] {
+        pod.silent = silent.into_iter().collect();
+        view.attachments.insert(pod.host_if.clone(), pod.clone());
+        assert_eq!((route(&view, "10.0.0.11"), route(&view, "fd00::11")), (four, six));
+        let wired = attach::wire(&view, &pod);
+        assert_eq!(wired.pod.addresses.len(), 2, "the pod has them all");
+        assert_eq!(wired.routes.len(), usize::from(four) + usize::from(six));
+    }
 }
 
 #[test]

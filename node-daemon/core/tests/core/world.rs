@@ -187,6 +187,7 @@ pub(crate) fn attachment(pod: u8) -> Attachment {
         mac: Mac::derived(&[pod]),
         addresses: [ip(&format!("10.0.0.{}", pod + 10)), ip(&format!("fd00:0:0:0::{}", pod + 10))].into(),
         mtu: 1450,
+        silent: BTreeSet::new(),
     }
 }
 

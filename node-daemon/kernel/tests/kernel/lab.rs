@@ -154,6 +154,7 @@ impl Node {
             mac: Mac::derived(name.as_bytes()),
             addresses: addresses.iter().map(|a| a.parse().expect("address")).collect(),
             mtu,
+            silent: BTreeSet::new(),
         };
         Pod { ns, attachment }
     }

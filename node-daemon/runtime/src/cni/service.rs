@@ -299,7 +299,10 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
     /// What the kernel must hold for a record; `None` before the loop's first comparison.
     pub(crate) fn wiring(&self, record: &Record) -> Option<Wiring> {
         let view = self.shared.view()?;
-        Some(attach::wire(&view, &attachments::attachment(record)?))
+        let mut attachment = attachments::attachment(record)?;
+        // Not from the view, which may be older than the grant.
+        attachment.silent = self.store.read(|index| index.held_by_others(&attachment));
+        Some(attach::wire(&view, &attachment))
     }
 }
 

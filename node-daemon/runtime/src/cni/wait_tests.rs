@@ -69,6 +69,7 @@ fn grant(store: &Store, address: &str, set: &[&str]) {
         phase: Phase::Bound,
         torn_down: None,
         release_at: None,
+        handover: None,
         host_routed: false,
         deleting: false,
     };

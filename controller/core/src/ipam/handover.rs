@@ -1,0 +1,98 @@
+//! Live migration of virtual machines: for a while two pods of one machine have its addresses, and one of them the traffic.
+
+use std::sync::Arc;
+
+use braid_types::model::{HandoverDef, InstanceDef, MigrationRole, Phase};
+
+use super::{Claim, Grant, Ipam, PodRequest, Refusal};
+use crate::release::PodSeen;
+
+/// How far the migration to a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migration {
+    /// The pod is being got ready: the machine runs at its source.
+    Preparing,
+    /// The machine runs in the pod, or does so any moment.
+    Arrived,
+}
+
+impl Ipam {
+    /// Gives the pod that a machine migrates to the machine's addresses: beside the present holder as long as that has
+    /// the machine, instead of it once the machine has arrived. `None` where nothing is to be shared: the pod is no
+    /// target, has them all already, or nobody else has.
+    ///
+    /// # Errors
+    /// When the pod's node is no member of the machine's Network.
+    pub(super) fn hand_over(&mut self, req: &PodRequest) -> Result<Option<Grant>, Refusal> {
+        let Some(shared) = self.shared_with(req) else { return Ok(None) };
+        let network = shared.first().map(|d| d.network.clone()).unwrap_or_default();
+        if self.network(&network).is_some_and(|n| !self.is_member(n, &req.node)) {
+            return Err(Refusal::NotMember { network, node: req.node.clone() });
+        }
+        let names = shared.iter().map(|d| d.name.clone()).collect();
+        let mut grant = self.nothing_to_do(Some(req.pod.clone()), network, names);
+        for def in shared {
+            let second = |role| HandoverDef { pod: req.pod.clone(), node: req.node.clone(), role };
+            // As its own, or as the source of this migration after being the target of an earlier one.
+            let has = def.pod.as_ref() == Some(&req.pod)
+                || def.handover.as_deref() == Some(&second(MigrationRole::Source));
+            let target = second(MigrationRole::Target);
+            let next = match req.migration {
+                _ if has => continue,
+                Some(Migration::Arrived) => arrived(&def, &target),
+                _ => InstanceDef { handover: Some(Box::new(target)), host_routed: true, ..(*def).clone() },
+            };
+            if next != *def {
+                grant.claims.push(Claim::Replace(Arc::new(next)));
+            }
+        }
+        Ok(Some(grant))
+    }
+
+    /// The addresses of the machine, if another pod of it on another node holds one of them.
+    fn shared_with(&self, req: &PodRequest) -> Option<Vec<Arc<InstanceDef>>> {
+        req.migration?;
+        let runs = |uid: &str| self.pod_seen(uid) == PodSeen::Live;
+        let is_own = |d: &InstanceDef| d.pod.as_ref() == Some(&req.pod);
+        let is_other = |d: &InstanceDef| {
+            // One migration after the other.
+            let promised = d.handover.as_ref().is_some_and(|h| {
+                h.role == MigrationRole::Target && h.pod.uid != req.pod.uid && runs(&h.pod.uid)
+            });
+            let held = d.pod.as_ref().is_some_and(|p| p.uid != req.pod.uid && runs(&p.uid));
+            held && !promised && d.node.as_deref() != Some(req.node.as_str())
+        };
+        let mut all: Vec<_> = self
+            .of_owner(req.owner.as_ref()?)
+            .filter(|d| d.phase == Phase::Bound && !d.deleting && d.interface == req.interface)
+            .filter(|d| is_own(d) || is_other(d))
+            .cloned()
+            .collect();
+        all.sort_by_key(|d| (!d.attached, d.name.clone()));
+        let set = self.complete_set(&all)?;
+        let set: Vec<_> = set.iter().filter_map(|name| self.instance(name).cloned()).collect();
+        set.iter().any(|d| is_other(d)).then_some(set)
+    }
+
+    /// How the second pod of an address is.
+    pub(super) fn second_pod_seen(&self, def: &InstanceDef) -> Option<PodSeen> {
+        def.handover.as_ref().map(|h| self.pod_seen(&h.pod.uid))
+    }
+}
+
+/// The address once the machine is at its target. Its own route stays, wherever the machine is now: the source's node must
+/// know that the traffic has left.
+pub(crate) fn arrived(def: &InstanceDef, target: &HandoverDef) -> InstanceDef {
+    let source = def.pod.clone().zip(def.node.clone());
+    let source = source.map(|(pod, node)| Box::new(HandoverDef { pod, node, role: MigrationRole::Source }));
+    InstanceDef {
+        pod: Some(target.pod.clone()),
+        node: Some(target.node.clone()),
+        handover: source,
+        phase: Phase::Bound,
+        torn_down: None,
+        release_at: None,
+        host_routed: true,
+        ..def.clone()
+    }
+}

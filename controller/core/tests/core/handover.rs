@@ -1,0 +1,217 @@
+//! Live migration: two pods of one virtual machine, one of which has the traffic.
+
+use std::sync::Arc;
+
+use braid_controller_core::release::{Checks, Decision, PodCheck};
+use braid_controller_core::{Claim, Ipam, Keep, Migration, PodFact, PodRequest, Restored};
+use braid_types::model::{InstanceDef, MigrationRole, OwnerRef, Phase};
+use braid_types::{InstanceName, Selector};
+
+use crate::cluster::{give, lists, live, request, start};
+
+fn machine(n: usize, node: &str, migration: Option<Migration>) -> PodRequest {
+    let owner = OwnerRef {
+        api_version: "kubevirt.io/v1".into(),
+        kind: "VirtualMachine".into(),
+        namespace: "shop".into(),
+        name: "vm".into(),
+        uid: String::new(),
+        pod: None,
+    };
+    PodRequest { owner: Some(owner), keep: Some(Keep::default()), migration, ..request(n, node) }
+}
+
+/// Pod 1 runs the machine on `n1`.
+fn running() -> (Ipam, Restored, Vec<InstanceName>) {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let made = give(&mut ipam, &restored, &machine(1, "n1", None));
+    assert_eq!(made.len(), 2);
+    let names = made.iter().map(|d| d.name.clone()).collect();
+    (ipam, restored, names)
+}
+
+fn objects<'a>(ipam: &'a Ipam, names: &'a [InstanceName]) -> impl Iterator<Item = &'a Arc<InstanceDef>> {
+    names.iter().map(|name| ipam.instance(name).expect("it exists"))
+}
+
+/// Holder, its node, and the second pod of every address, which must agree.
+fn stand(ipam: &Ipam, names: &[InstanceName]) -> (String, String, Option<(String, MigrationRole)>) {
+    let of = |d: &Arc<InstanceDef>| {
+        assert_eq!(d.phase, Phase::Bound);
+        let second = d.handover.as_ref().map(|h| (h.pod.name.clone(), h.role));
+        (d.pod.clone().expect("a holder").name, d.node.clone().expect("a node"), second)
+    };
+    let mut all: Vec<_> = objects(ipam, names).map(of).collect();
+    all.dedup();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+fn second(name: &str, role: MigrationRole) -> Option<(String, MigrationRole)> {
+    Some((name.to_owned(), role))
+}
+
+#[test]
+fn the_target_shares_the_addresses_until_the_machine_is_there() {
+    let (mut ipam, restored, names) = running();
+    let macs: Vec<_> = objects(&ipam, &names).map(|d| d.mac).collect();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    assert_eq!(stand(&ipam, &names), ("web-1".into(), "n1".into(), second("web-2", MigrationRole::Target)));
+    assert!(objects(&ipam, &names).all(|d| d.host_routed), "every node must know where the traffic goes");
+    let again = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Preparing))).unwrap();
+    assert!(again.is_complete() && again.set == names);
+    ipam.finish(again);
+
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    assert_eq!(stand(&ipam, &names), ("web-2".into(), "n2".into(), second("web-1", MigrationRole::Source)));
+    assert_eq!(objects(&ipam, &names).map(|d| d.mac).collect::<Vec<_>>(), macs);
+    assert!(objects(&ipam, &names).all(|d| d.host_routed && d.owner.is_some()));
+    assert_eq!(ipam.usage("v4").used, 1, "nothing was given out twice");
+}
+
+#[test]
+fn a_migration_that_was_half_written_is_completed() {
+    for stage in [Migration::Preparing, Migration::Arrived] {
+        let (mut ipam, restored, names) = running();
+        let target = machine(2, "n2", Some(stage));
+        let grant = ipam.grant(&restored, &target).unwrap();
+        assert_eq!(grant.claims.len(), 2);
+        ipam.upsert_instance(grant.claims[0].def().clone(), 0);
+        ipam.finish(grant);
+        give(&mut ipam, &restored, &target);
+        let (holder, _, other) = stand(&ipam, &names);
+        assert_eq!(
+            (holder.as_str(), other.expect("a second pod").1),
+            match stage {
+                Migration::Preparing => ("web-1", MigrationRole::Target),
+                Migration::Arrived => ("web-2", MigrationRole::Source),
+            }
+        );
+    }
+}
+
+#[test]
+fn a_former_target_does_not_take_the_machine_back() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    ipam.upsert_instance(finished(&ipam, &names[0]), 0);
+    ipam.upsert_instance(finished(&ipam, &names[1]), 0);
+    give(&mut ipam, &restored, &machine(3, "n3", Some(Migration::Arrived)));
+    let stands = ("web-3".into(), "n3".into(), second("web-2", MigrationRole::Source));
+    assert_eq!(stand(&ipam, &names), stands);
+    // A controller that starts now asks for every pod; what KubeVirt wrote onto pod 2 is still there.
+    let grant = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap();
+    assert!(grant.is_complete(), "{grant:?}");
+    ipam.finish(grant);
+}
+
+/// The address without its second pod.
+fn finished(ipam: &Ipam, name: &InstanceName) -> Arc<InstanceDef> {
+    let def = ipam.instance(name).expect("it exists");
+    Arc::new(InstanceDef { handover: None, ..(**def).clone() })
+}
+
+#[test]
+fn nobody_else_shares() {
+    let refused = |ipam: &mut Ipam, restored: &Restored, req: &PodRequest| {
+        ipam.grant(restored, req).map(|g| format!("{g:?}")).unwrap_err().reason()
+    };
+    let (mut ipam, restored, _) = running();
+    let no_target = machine(2, "n2", None);
+    assert_eq!(refused(&mut ipam, &restored, &no_target), "AddressStillHeld");
+    let same_node = machine(2, "n1", Some(Migration::Preparing));
+    assert_eq!(refused(&mut ipam, &restored, &same_node), "AddressStillHeld");
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    let second = machine(3, "n3", Some(Migration::Arrived));
+    assert_eq!(refused(&mut ipam, &restored, &second), "AddressStillHeld", "one after the other");
+    ipam.remove_pod("pod-2");
+    give(&mut ipam, &restored, &second);
+
+    let (mut ipam, restored, _) = running();
+    let mut network = ipam.network("overlay").unwrap().clone();
+    let labels = [("name".to_owned(), "n1".to_owned())];
+    network.nodes = Selector { match_labels: labels.into(), ..Selector::default() };
+    ipam.upsert_network(network);
+    let outside = machine(2, "n2", Some(Migration::Preparing));
+    assert_eq!(refused(&mut ipam, &restored, &outside), "NotMember");
+    // Nobody has the machine: its target is an ordinary pod, which takes up what is kept.
+    let (mut ipam, restored, names) = running();
+    ipam.remove_pod("pod-1");
+    for name in &names {
+        let def = InstanceDef {
+            pod: None,
+            node: None,
+            phase: Phase::Reserved,
+            reserved_at: Some(1),
+            ..(**ipam.instance(name).unwrap()).clone()
+        };
+        ipam.upsert_instance(def.into(), 0);
+    }
+    let grant = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Preparing))).unwrap();
+    assert!(grant.claims.iter().all(|c| matches!(c, Claim::Replace(d) if d.handover.is_none())));
+    assert_eq!(grant.set, names);
+    ipam.finish(grant);
+}
+
+fn decide(ipam: &mut Ipam, restored: &Restored, name: &InstanceName, pod: Option<PodCheck>) -> Decision {
+    ipam.decide(restored, name, Checks { pod, ..Checks::default() }, 100).expect("it is known")
+}
+
+#[test]
+fn a_second_pod_that_is_over_is_forgotten() {
+    for stage in [Migration::Preparing, Migration::Arrived] {
+        let (mut ipam, restored, names) = running();
+        give(&mut ipam, &restored, &machine(2, "n2", Some(stage)));
+        let name = &names[0];
+        assert_eq!(decide(&mut ipam, &restored, name, None), Decision::Keep);
+        // The source after a migration, or the target of one that was given up.
+        let (over, holder) = match stage {
+            Migration::Preparing => (2, 1),
+            Migration::Arrived => (1, 2),
+        };
+        let effects = ipam.upsert_pod(PodFact { finished: true, ..live(over) });
+        assert!(effects.review.contains(name));
+        let Decision::RecheckPod(asked) = decide(&mut ipam, &restored, name, None) else {
+            panic!("not asked")
+        };
+        assert_eq!(asked.uid, format!("pod-{over}"));
+        let wait = decide(&mut ipam, &restored, name, Some(PodCheck::Live));
+        assert!(matches!(wait, Decision::WaitUntil(_)), "{wait:?}");
+        let Decision::Replace(next) = decide(&mut ipam, &restored, name, Some(PodCheck::Gone)) else {
+            panic!("it is not forgotten")
+        };
+        assert_eq!((next.handover.clone(), next.pod.clone().unwrap().uid), (None, format!("pod-{holder}")));
+        assert!(next.host_routed, "the node that it has left must go on knowing that");
+    }
+}
+
+#[test]
+fn a_source_that_ends_first_leaves_the_addresses_to_the_target() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    ipam.remove_pod("pod-1");
+    let down = InstanceDef {
+        phase: Phase::Releasing,
+        torn_down: Some(90),
+        ..(**ipam.instance(&names[0]).unwrap()).clone()
+    };
+    ipam.upsert_instance(down.into(), 90);
+    assert!(
+        matches!(decide(&mut ipam, &restored, &names[0], None), Decision::RecheckPod(p) if p.uid == "pod-1")
+    );
+    let Decision::Replace(next) = decide(&mut ipam, &restored, &names[0], Some(PodCheck::Gone)) else {
+        panic!("they are not handed over")
+    };
+    let holder = (next.pod.clone().unwrap().uid, next.node.clone().unwrap(), next.phase);
+    assert_eq!(holder, ("pod-2".into(), "n2".into(), Phase::Bound));
+    assert_eq!((next.handover.clone(), next.torn_down), (None, None));
+    // After the hand-over it is the other way round: the machine has left the source, and nothing is given back to it.
+    ipam.upsert_instance(next, 95);
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    ipam.remove_pod("pod-2");
+    let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), owner: None };
+    ipam.remove_node("n2");
+    let kept = ipam.decide(&restored, &names[0], checks, 100);
+    assert!(matches!(kept, Some(Decision::RecheckOwner(_))), "{kept:?}");
+}
