@@ -3,6 +3,7 @@
 
 mod affinity;
 mod certificate;
+mod custody;
 pub(crate) mod keeper;
 mod pods;
 pub(crate) mod tls;
