@@ -65,7 +65,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         beat: AtomicU64::new(0),
     });
     tokio::spawn(beat(probe.clone()));
-    serve(&args, &probe, Webhook::new(shared.clone(), metrics.clone(), &args.namespace), certificate).await?;
+    let webhook = Webhook::new(shared.clone(), client.clone(), metrics.clone(), &args.namespace);
+    serve(&args, &probe, webhook, certificate).await?;
 
     let mut stop = stop_signals()?;
     tokio::select! {
