@@ -1,12 +1,29 @@
 //! Pods and workloads on their way in: what can never work is refused with a sentence, what may pass by itself is warned
 //! of, and a pod goes to the nodes of its Network by itself. Where nobody looked, the controller says the same later. The
-//! webhook's certificate changes without anybody noticing.
+//! webhook's certificate changes without anybody noticing, whether Braid keeps it or cert-manager.
 
-use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use braid_e2e::eventually;
 use braid_e2e::stage::{PATIENCE, Stage, says, staged};
 use braid_e2e::workload::PodPlan;
+use k8s_openapi::ByteString;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The Secret with the webhook's certificate.
+const SECRET: &str = "braid-webhook-tls";
+/// The webhook configurations, both named `braid`, and how many webhooks each has.
+const CONFIGURATIONS: [(&str, usize); 2] =
+    [("validatingwebhookconfiguration", 3), ("mutatingwebhookconfiguration", 1)];
+/// Prints what the webhooks of a configuration trust.
+const AUTHORITIES: &str = "go-template={{range .webhooks}}{{base64decode .clientConfig.caBundle}}{{end}}";
+/// By which the CA in a webhook configuration becomes the CA injector's.
+const INJECT: &str = "cert-manager.io/inject-ca-from";
 
 /// What the API server says to an object that must not be made.
 fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
@@ -218,44 +235,110 @@ fn a_workload_with_too_few_addresses_is_refused_with_the_number() {
     });
 }
 
+#[test]
+fn scaling_is_counted_like_a_change_of_the_workload() {
+    staged("pod_admission_scale", |stage| {
+        stage.overlay("scaled", 96, &["10.196.0.0/24"], &Value::Null, &Value::Null)?;
+        let rolling =
+            json!({"replicas": 1, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}});
+        let numbered = json!({"replicas": 1, "serviceName": "list"});
+        let mut plain = workload(stage, "Deployment", "plain", &json!({"replicas": 0}), "");
+        plain["spec"]["template"]["metadata"]["annotations"] = json!({});
+        stage.declare(&[
+            workload(stage, "Deployment", "pool", &rolling, "10.196.0.10-10.196.0.12"),
+            workload(stage, "StatefulSet", "list", &numbered, "10.196.0.21;10.196.0.22"),
+            workload(stage, "ReplicaSet", "bare", &json!({"replicas": 0}), "10.196.0.31"),
+            plain,
+        ])?;
+        let too_many = [
+            ("deployment/pool", 5, &["needs 5 IPv4 addresses and has 3", "2 are missing"][..]),
+            ("statefulset/list", 3, &["the last pod has ordinal 2", "1 is missing"]),
+            ("replicaset/bare", 2, &["needs 2 IPv4 addresses and has 1", "1 is missing"]),
+        ];
+        for (object, replicas, parts) in too_many {
+            let wish = ["-n", stage.namespace(), "scale", object, &format!("--replicas={replicas}")];
+            let sentence = stage.refused(&wish)?;
+            says(&sentence, &[parts, &["scale.braid.network", "braid.network/ips"]].concat())?;
+        }
+        let within = [
+            ("deployment/pool", 3),
+            ("statefulset/list", 2),
+            ("replicaset/bare", 1),
+            ("deployment/plain", 2),
+        ];
+        for (object, replicas) in within.into_iter().chain([("deployment/pool", 1), ("deployment/pool", 0)]) {
+            let wish = ["-n", stage.namespace(), "scale", object, &format!("--replicas={replicas}")];
+            let output = stage.sandbox().kubectl_output(&wish)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.success() && said.trim().is_empty(), "{object} to {replicas}: {said}");
+            let found = stage.kubectl_json(&["get", object])?;
+            ensure!(found["spec"]["replicas"] == replicas, "{found}");
+        }
+        Ok(())
+    });
+}
+
+/// kubectl in Braid's own namespace.
+fn system(stage: &Stage, words: &[&str]) -> Result<String> {
+    stage.sandbox().kubectl(&[&["-n", "braid-system"], words].concat())
+}
+
 /// What the webhook's Secret says: the CA and the serving certificate.
 fn secret(stage: &Stage) -> Result<[String; 2]> {
     let part = |name: &str| {
         let template = format!("go-template={{{{index .data \"{name}\" | base64decode}}}}");
-        stage.sandbox().kubectl(&[
-            "-n",
-            "braid-system",
-            "get",
-            "secret",
-            "braid-webhook-tls",
-            "-o",
-            &template,
-        ])
+        system(stage, &["get", "secret", SECRET, "-o", &template])
     };
     Ok([part("ca.crt")?, part("tls.crt")?])
 }
 
-/// Asks a hundred times for what the webhook refuses. Every answer that is not its own counts: a pod would be let in
-/// unseen, and of Braid's own kinds nothing could be changed.
-fn failures(stage: &Stage) -> Result<Vec<String>> {
-    let mut failures = Vec::new();
-    for round in 0..50 {
-        let pod = not_let_in(stage, &[("ip-family", "nonsense")]).and_then(|s| says(&s, &["nonsense"]));
-        let leave = ["delete", "network", "overlay", "--wait=false", "--dry-run=server"];
-        let network = stage.refused(&leave).and_then(|s| says(&s, &["overlay", "Subnet"]));
-        let broken = [pod, network].into_iter().filter_map(Result::err);
-        failures.extend(broken.map(|error| format!("round {round}: {error:#}")));
+/// Asks twice for what the webhook refuses. Every answer that is not its own counts: a pod would be let in unseen, and of
+/// Braid's own kinds nothing could be changed.
+fn ask(stage: &Stage, round: usize) -> impl Iterator<Item = String> {
+    let pod = not_let_in(stage, &[("ip-family", "nonsense")]).and_then(|s| says(&s, &["nonsense"]));
+    let leave = ["delete", "network", "overlay", "--wait=false", "--dry-run=server"];
+    let network = stage.refused(&leave).and_then(|s| says(&s, &["overlay", "Subnet"]));
+    let broken = [pod, network].into_iter().filter_map(Result::err);
+    broken.map(move |error| format!("round {round}: {error:#}"))
+}
+
+/// Asks a hundred times; what failed.
+fn failures(stage: &Stage) -> Vec<String> {
+    (0..50).flat_map(|round| ask(stage, round)).collect()
+}
+
+/// Runs `body` while the webhook is asked all the time; no call may fail.
+fn under_calls(stage: &Stage, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Ends the asking, also when `body` panics.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
-    Ok(failures)
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let rounds = (0..).take_while(|_| !is_over.load(Ordering::Relaxed));
+            let failed: Vec<Vec<String>> = rounds.map(|round| ask(stage, round).collect()).collect();
+            (failed.len(), failed.concat())
+        });
+        let over = Over(&is_over);
+        let outcome = body();
+        drop(over);
+        let (rounds, failed) = asking.join().map_err(|_| anyhow!("the thread that asks ended by a panic"))?;
+        outcome?;
+        ensure!(failed.is_empty(), "of {} calls {} failed: {failed:?}", 2 * rounds, failed.len());
+        Ok(())
+    })
 }
 
 /// Waits until both configurations trust what is in the Secret, and nothing else.
 fn await_trust(stage: &Stage) -> Result<()> {
     eventually("both configurations to trust the Secret's CA", PATIENCE, || {
         let [ca, _] = secret(stage)?;
-        let each = "go-template={{range .webhooks}}{{base64decode .clientConfig.caBundle}}{{end}}";
-        for (kind, webhooks) in [("validatingwebhookconfiguration", 2), ("mutatingwebhookconfiguration", 1)] {
-            if stage.sandbox().kubectl(&["get", kind, "braid", "-o", each])? != ca.repeat(webhooks) {
+        for (kind, webhooks) in CONFIGURATIONS {
+            if stage.sandbox().kubectl(&["get", kind, "braid", "-o", AUTHORITIES])? != ca.repeat(webhooks) {
                 return Ok(None);
             }
         }
@@ -276,10 +359,9 @@ fn expired() -> Result<(String, String)> {
 fn certificates_change_and_nobody_notices() {
     staged("pod_admission_rotation", |stage| {
         await_trust(stage)?;
-        let system = |words: &[&str]| stage.sandbox().kubectl(&[&["-n", "braid-system"], words].concat());
         let first = secret(stage)?;
-        system(&["delete", "secret", "braid-webhook-tls"])?;
-        let failed = failures(stage)?;
+        system(stage, &["delete", "secret", SECRET])?;
+        let failed = failures(stage);
         ensure!(failed.is_empty(), "the Secret was deleted, {} of 100 failed: {failed:?}", failed.len());
         let second = eventually("a new Secret", PATIENCE, || {
             Ok(secret(stage).ok().filter(|second| second[1] != first[1]))
@@ -288,8 +370,8 @@ fn certificates_change_and_nobody_notices() {
 
         let (certificate, key) = expired()?;
         let patch = json!({"stringData": {"tls.crt": certificate, "tls.key": key}}).to_string();
-        system(&["patch", "secret", "braid-webhook-tls", "--type=merge", "-p", &patch])?;
-        let failed = failures(stage)?;
+        system(stage, &["patch", "secret", SECRET, "--type=merge", "-p", &patch])?;
+        let failed = failures(stage);
         ensure!(failed.is_empty(), "the Secret was overwritten, {} of 100 failed: {failed:?}", failed.len());
         let third = eventually("the certificate to be renewed", PATIENCE, || {
             Ok(Some(secret(stage)?).filter(|third| third[1] != certificate && third[1] != second[1]))
@@ -297,4 +379,255 @@ fn certificates_change_and_nobody_notices() {
         ensure!(third[0] == second[0], "another CA, though the one that was there is good");
         await_trust(stage)
     });
+}
+
+/// The part that cert-manager plays: a CA, and certificates that it issues into the webhook's Secret.
+struct Authority {
+    key: KeyPair,
+    params: CertificateParams,
+    pem: String,
+}
+
+/// The Secret as it was written.
+struct Issued {
+    version: String,
+    /// `sha256//` of the certificate's public key, as curl pins it.
+    pin: String,
+}
+
+impl Authority {
+    /// A CA with a key that nobody has seen.
+    fn new() -> Result<Self> {
+        Self::of(KeyPair::generate()?, 2050)
+    }
+
+    /// The same CA with another certificate: what cert-manager makes of it with `rotationPolicy: Never`.
+    fn renewed(self) -> Result<Self> {
+        Self::of(self.key, 2051)
+    }
+
+    fn of(key: KeyPair, end: i32) -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, "test of cert-manager");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { key, params, pem })
+    }
+
+    /// Issues a certificate with a new key into the Secret, with the parts, marks, verb and field manager of cert-manager.
+    fn issue(&self, stage: &Stage) -> Result<Issued> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec!["braid-webhook.braid-system.svc".to_owned()])?;
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2050, 1, 1);
+        let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key))?;
+        let data = |text: String| ByteString(text.into_bytes());
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {
+                "name": SECRET, "namespace": "braid-system",
+                "labels": {"controller.cert-manager.io/fao": "true"},
+                "annotations": {
+                    "cert-manager.io/certificate-name": "braid-webhook",
+                    "cert-manager.io/issuer-name": "braid-webhook-ca",
+                    "cert-manager.io/issuer-kind": "Issuer",
+                    "cert-manager.io/issuer-group": "cert-manager.io",
+                    "cert-manager.io/alt-names": "braid-webhook.braid-system.svc",
+                },
+            },
+            "data": {
+                "ca.crt": data(self.pem.clone()),
+                "tls.crt": data(certificate.pem()),
+                "tls.key": data(key.serialize_pem()),
+            },
+        });
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(object.to_string().as_bytes())?;
+        let path = file.path().to_str().context("a temporary file with an odd name")?;
+        let manager = "--field-manager=cert-manager-certificates-issuing";
+        let apply = ["apply", "--server-side", "--force-conflicts", manager, "-f", path];
+        let written = stage.sandbox().kubectl_json(&apply)?;
+        let version =
+            written["metadata"]["resourceVersion"].as_str().context("an object without a version")?;
+        let digest = ByteString(Sha256::digest(key.subject_public_key_info()).to_vec());
+        let pin = serde_json::to_value(digest)?.as_str().unwrap_or_default().to_owned();
+        Ok(Issued { version: version.to_owned(), pin: format!("sha256//{pin}") })
+    }
+
+    /// What the CA injector does: it puts the CA in the place of the one that is there.
+    fn inject(&self, stage: &Stage) -> Result<()> {
+        let ca = serde_json::to_value(ByteString(self.pem.clone().into_bytes()))?;
+        for (kind, webhooks) in CONFIGURATIONS {
+            let steps: Vec<Value> = (0..webhooks)
+                .map(|n| json!({"op": "add", "path": format!("/webhooks/{n}/clientConfig/caBundle"), "value": ca}))
+                .collect();
+            let steps = Value::from(steps).to_string();
+            stage.sandbox().kubectl(&["patch", kind, "braid", "--type=json", "-p", &steps])?;
+        }
+        Ok(())
+    }
+}
+
+impl Issued {
+    /// Waits until every replica serves it.
+    fn await_served(&self, stage: &Stage) -> Result<()> {
+        eventually("every replica to serve the certificate", PATIENCE, || {
+            let (node, replicas) = (&stage.nodes()[0], replicas(stage)?);
+            let serves = |replica: &(IpAddr, u64)| {
+                let (address, port) = replica;
+                let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+                let url = format!("https://{host}:{port}/");
+                let call = ["curl", "-sSkg", "-m", "5", "-o", "/dev/null", "--pinnedpubkey", &self.pin, &url];
+                stage.sandbox().node_exec_output(node, &call).is_ok_and(|output| output.status.success())
+            };
+            Ok((!replicas.is_empty() && replicas.iter().all(serves)).then_some(()))
+        })
+    }
+
+    /// Nobody has written the Secret since.
+    fn is_untouched(&self, stage: &Stage) -> Result<()> {
+        let found = system(stage, &["get", "secret", SECRET, "-o", "jsonpath={.metadata.resourceVersion}"])?;
+        ensure!(found == self.version, "the Secret was written as {} and is {found}", self.version);
+        Ok(())
+    }
+}
+
+/// Where the Service of the webhook leads.
+fn replicas(stage: &Stage) -> Result<Vec<(IpAddr, u64)>> {
+    let selector = "kubernetes.io/service-name=braid-webhook";
+    let get = ["-n", "braid-system", "get", "endpointslices", "-l", selector];
+    let slices = stage.sandbox().kubectl_json(&get)?;
+    let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for slice in all(&slices["items"]) {
+        let port = slice["ports"][0]["port"].as_u64().context("an EndpointSlice without a port")?;
+        for endpoint in all(&slice["endpoints"]).iter().filter(|e| e["conditions"]["ready"] == true) {
+            let address = endpoint["addresses"][0].as_str().context("an endpoint without an address")?;
+            found.push((address.parse()?, port));
+        }
+    }
+    Ok(found)
+}
+
+/// Gives the CA in both configurations to the CA injector (`Some`), or back to the controller.
+fn annotate(stage: &Stage, certificate: Option<&str>) -> Result<()> {
+    let mark = certificate.map_or_else(|| format!("{INJECT}-"), |name| format!("{INJECT}={name}"));
+    CONFIGURATIONS.iter().try_for_each(|(kind, _)| {
+        stage.sandbox().kubectl(&["annotate", "--overwrite", kind, "braid", &mark]).map(drop)
+    })
+}
+
+/// Takes everything back from cert-manager, and waits until the controller's own certificate is served.
+fn back_to_own(stage: &Stage) -> Result<()> {
+    annotate(stage, None)?;
+    let is_theirs = || {
+        let found = stage.sandbox().kubectl_json(&["-n", "braid-system", "get", "secret", SECRET])?;
+        Ok::<_, anyhow::Error>(
+            !found["metadata"]["annotations"]["cert-manager.io/certificate-name"].is_null(),
+        )
+    };
+    if is_theirs().unwrap_or_default() {
+        system(stage, &["delete", "secret", SECRET])?;
+    }
+    eventually("a Secret of the controller", PATIENCE, || Ok((!is_theirs()?).then_some(())))?;
+    await_trust(stage)?;
+    stage.await_braid()
+}
+
+/// The manifests for cert-manager name what the controller knows.
+fn manifests_fit(stage: &Stage) -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/cert-manager");
+    let manifests = stage.sandbox().kubectl(&["kustomize", folder])?;
+    let asked = format!("{INJECT}: braid-system/braid-webhook\n");
+    ensure!(manifests.matches(&asked).count() == CONFIGURATIONS.len(), "{manifests}");
+    says(&manifests, &["secretName: braid-webhook-tls\n", "- braid-webhook.braid-system.svc\n"])
+}
+
+#[test]
+fn cert_manager_keeps_the_certificate_and_nobody_notices() {
+    staged("pod_admission_cert_manager", |stage| {
+        manifests_fit(stage)?;
+        await_trust(stage)?;
+        let outcome = under_calls(stage, || {
+            // The CA is the controller's to tell: each certificate of another one, as the SelfSigned issuer makes them.
+            let [_, authority] = [take_over(stage)?, take_over(stage)?];
+            // The CA is the injector's: another certificate of the same CA, then one of the renewed CA.
+            annotate(stage, Some("braid-system/braid-webhook"))?;
+            let issued = authority.issue(stage)?;
+            issued.await_served(stage)?;
+            issued.is_untouched(stage)?;
+            let renewed = authority.renewed()?;
+            let issued = renewed.issue(stage)?;
+            issued.await_served(stage)?;
+            ensure!(
+                !is_told(stage, &renewed)?,
+                "the controller has told of a CA that is the injector's to tell"
+            );
+            renewed.inject(stage)?;
+            await_trust(stage)?;
+            issued.is_untouched(stage)?;
+            back_to_own(stage)
+        });
+        // However that ended, the next test finds what the manifests say.
+        outcome.and(back_to_own(stage))
+    });
+}
+
+/// Puts a certificate of another CA into the Secret; the CA, when the controller has told both configurations of it and
+/// of nothing else.
+fn take_over(stage: &Stage) -> Result<Authority> {
+    let authority = Authority::new()?;
+    let issued = authority.issue(stage)?;
+    issued.await_served(stage)?;
+    await_trust(stage)?;
+    issued.is_untouched(stage)?;
+    Ok(authority)
+}
+
+/// Whether a configuration names this CA.
+fn is_told(stage: &Stage, authority: &Authority) -> Result<bool> {
+    CONFIGURATIONS.iter().try_fold(false, |so_far, (kind, _)| {
+        let told = stage.sandbox().kubectl(&["get", kind, "braid", "-o", AUTHORITIES])?;
+        Ok(so_far || told.contains(authority.pem.trim()))
+    })
+}
+
+#[test]
+fn a_webhook_that_waits_for_cert_manager_keeps_no_address_from_a_pod() {
+    staged("pod_admission_waiting", |stage| {
+        await_trust(stage)?;
+        let outcome = wait_for_cert_manager(stage);
+        outcome.and(back_to_own(stage))
+    });
+}
+
+fn wait_for_cert_manager(stage: &Stage) -> Result<()> {
+    annotate(stage, Some("braid-system/braid-webhook"))?;
+    system(stage, &["delete", "secret", SECRET])?;
+    // Who has no certificate yet gets none, and says why.
+    system(stage, &["delete", "pod", "-l", "app.kubernetes.io/name=braid-controller", "--wait=true"])?;
+    let sentence = eventually("Event CertificateMissing", PATIENCE, || {
+        let reason = "--field-selector=reason=CertificateMissing";
+        let events = stage.sandbox().kubectl_json(&["-n", "default", "get", "events", reason])?;
+        Ok(events["items"][0]["message"].as_str().map(str::to_owned))
+    })?;
+    says(&sentence, &[SECRET, INJECT, "remove the annotation"])?;
+    eventually("the Service to lead nowhere", PATIENCE, || Ok(replicas(stage)?.is_empty().then_some(())))?;
+    // Addresses are given out all the same.
+    stage.start(&[PodPlan::new("meanwhile")])?;
+    let found = system(stage, &["get", "secret", SECRET, "--ignore-not-found", "-o", "name"])?;
+    ensure!(found.is_empty(), "a Secret was made in cert-manager's place");
+
+    let authority = Authority::new()?;
+    let issued = authority.issue(stage)?;
+    authority.inject(stage)?;
+    stage.await_braid()?;
+    issued.await_served(stage)?;
+    issued.is_untouched(stage)?;
+    let failed = failures(stage);
+    ensure!(failed.is_empty(), "{} of 100 failed: {failed:?}", failed.len());
+    Ok(())
 }

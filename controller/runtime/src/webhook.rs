@@ -3,8 +3,10 @@
 
 mod affinity;
 mod certificate;
+mod custody;
 pub(crate) mod keeper;
 mod pods;
+mod scale;
 pub(crate) mod tls;
 mod workloads;
 
@@ -22,6 +24,7 @@ use braid_controller_core::admission::Namespace;
 use braid_controller_core::verdict::{Change, verdict};
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, SubnetDef};
 use json_patch::Patch;
+use kube::Client;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use serde::de::DeserializeOwned;
@@ -43,9 +46,11 @@ struct Allowed {
 }
 
 /// What the webhook decides with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Webhook {
     shared: Arc<Shared>,
+    /// For what is not in memory: the workload behind a `/scale`.
+    client: Client,
     metrics: Arc<Metrics>,
     /// The controller's own account: it has decided by the same rules already.
     account: Arc<str>,
@@ -53,9 +58,9 @@ pub(crate) struct Webhook {
 
 impl Webhook {
     /// A webhook over the state in memory.
-    pub(crate) fn new(shared: Arc<Shared>, metrics: Arc<Metrics>, namespace: &str) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, client: Client, metrics: Arc<Metrics>, namespace: &str) -> Self {
         let account = format!("system:serviceaccount:{namespace}:braid-controller").into();
-        Self { shared, metrics, account }
+        Self { shared, client, metrics, account }
     }
 
     /// The routes.
@@ -67,11 +72,14 @@ impl Webhook {
             .with_state(self)
     }
 
-    fn decide(&self, request: &AdmissionRequest<DynamicObject>) -> Result<(), String> {
+    async fn decide(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Allowed, String> {
         if *request.user_info.username.as_deref().unwrap_or_default() == *self.account {
-            return Ok(());
+            return Ok(Allowed::default());
         }
-        match request.resource.resource.as_str() {
+        if request.sub_resource.as_deref() == Some("scale") {
+            return scale::decide(&self.shared, &self.client, request).await;
+        }
+        let decision = match request.resource.resource.as_str() {
             "networks" => {
                 let (old, new) = parsed::<Network, NetworkDef>(request)?;
                 self.ask(Change::Network { old: old.as_ref(), new: new.as_ref() })
@@ -90,7 +98,8 @@ impl Webhook {
             }
             "deployments" | "statefulsets" => workloads::decide(&self.shared, request),
             _ => Ok(()),
-        }
+        };
+        decision.map(|()| Allowed::default())
     }
 
     fn ask(&self, change: Change<'_>) -> Result<(), String> {
@@ -135,20 +144,20 @@ async fn validate(
     State(webhook): State<Webhook>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
 ) -> Response {
-    answer(&webhook, review, |request| webhook.decide(request).map(|()| Allowed::default()))
+    answer(&webhook, review, async |request| webhook.decide(request).await).await
 }
 
 async fn mutate_pods(
     State(webhook): State<Webhook>,
     Json(review): Json<AdmissionReview<DynamicObject>>,
 ) -> Response {
-    answer(&webhook, review, |request| pods::decide(&webhook.shared, request))
+    answer(&webhook, review, async |request| pods::decide(&webhook.shared, request)).await
 }
 
-fn answer(
+async fn answer(
     webhook: &Webhook,
     review: AdmissionReview<DynamicObject>,
-    decide: impl FnOnce(&AdmissionRequest<DynamicObject>) -> Result<Allowed, String>,
+    decide: impl AsyncFnOnce(&AdmissionRequest<DynamicObject>) -> Result<Allowed, String>,
 ) -> Response {
     let start = Instant::now();
     let request: AdmissionRequest<DynamicObject> = match review.try_into() {
@@ -164,7 +173,7 @@ fn answer(
         webhook.count("NotReady");
         return (StatusCode::SERVICE_UNAVAILABLE, "not in sync yet\n").into_response();
     }
-    let response = respond(webhook, &request, decide(&request));
+    let response = respond(webhook, &request, decide(&request).await);
     webhook.metrics.admission_seconds.observe(start.elapsed().as_secs_f64());
     Json(response.into_review()).into_response()
 }

@@ -50,8 +50,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     index::watch(&mut informers, &client, &shared, &metrics);
     // Apart from the others: that they fail is no reason to grant nothing.
     let mut side = Informers::default();
+    let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
+    let events = Events::new(client.clone(), writer.clone(), identity.clone());
     let keeper =
-        Keeper::new(&mut side, &client, writer.clone(), gate.clone(), &args.namespace, certificate.clone());
+        Keeper::new(&mut side, &client, writer.clone(), events.clone(), &args.namespace, certificate.clone());
     let probe = Arc::new(Probes {
         shared: shared.clone(),
         metrics: metrics.clone(),
@@ -63,7 +65,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         beat: AtomicU64::new(0),
     });
     tokio::spawn(beat(probe.clone()));
-    serve(&args, &probe, Webhook::new(shared.clone(), metrics.clone(), &args.namespace), certificate).await?;
+    let webhook = Webhook::new(shared.clone(), client.clone(), metrics.clone(), &args.namespace);
+    serve(&args, &probe, webhook, certificate).await?;
 
     let mut stop = stop_signals()?;
     tokio::select! {
@@ -76,8 +79,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         keeper.run().await;
     });
 
-    let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
-    let events = Events::new(client.clone(), writer.clone(), identity.clone());
     let (leading, mut led) = watch::channel(false);
     let election = tokio::spawn(elect(&args, &identity, writer.clone(), gate, leading, stop.clone())?);
     tokio::pin!(election);
@@ -258,7 +259,8 @@ impl Probe for Probes {
             return Err(format!("not listed yet: {}", missing.join(", ")));
         }
         if !self.certificate.is_set() {
-            return Err("the webhook has no certificate yet".to_owned());
+            // Grants go on: the Service alone looks at this.
+            return Err("the webhook has no certificate yet; the log says what it waits for".to_owned());
         }
         Ok(())
     }

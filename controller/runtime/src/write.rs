@@ -136,6 +136,11 @@ impl Writer {
         Self { client, gate, metrics, slots: Arc::new(Semaphore::new(parallel)) }
     }
 
+    /// Whether this process may write what the leader alone writes, at this moment.
+    pub(crate) fn leads(&self) -> bool {
+        self.gate.fence().is_some()
+    }
+
     /// Creates a cluster-scoped object, with the fencing token on it.
     pub(crate) async fn create<K>(&self, object: &K) -> Result<K, WriteError>
     where

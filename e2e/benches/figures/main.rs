@@ -4,6 +4,7 @@
 //! `e2e/bench.sh [name...]` runs all or the named ones; `bench.sh assemble` writes BENCHMARKS.md from what they left in
 //! `target/bench/`.
 
+mod admission;
 mod assemble;
 mod cni_add;
 mod echo;
@@ -40,6 +41,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["run-calls"] => return runner::serve(),
+        ["admission-client"] => return admission::ask(),
         ["echo-server", port] => return echo::serve(port.parse()?),
         ["echo-client", address, rounds] => return echo::ask(address.parse()?, rounds.parse()?),
         ["assemble"] => return assemble::write(),

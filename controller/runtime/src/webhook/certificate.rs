@@ -43,6 +43,14 @@ pub(crate) enum CertificateError {
     /// The key does not fit.
     #[error("the key of the certificate is not usable")]
     Key(#[from] rustls::Error),
+    /// Who trusts the CA does not accept what it is served.
+    #[error("the certificate is not accepted for {host} by who trusts that CA")]
+    Rejected {
+        /// The name that was called.
+        host: String,
+        /// What is wrong with it: it has ended, is another CA's, is for other names.
+        source: rustls::Error,
+    },
 }
 
 /// Contents of the Secret.
@@ -108,32 +116,50 @@ impl Bundle {
     /// Whether a client that trusts the certificates in `ca` accepts what this bundle serves at `now`, by whichever of
     /// the names it calls.
     pub(crate) fn is_trusted_by(&self, ca: &ByteString, hosts: &[String], now: Timestamp) -> bool {
-        let Ok(serving) = self.serving() else { return false };
+        self.verify(ca, hosts, now).is_ok()
+    }
+
+    /// As [`Bundle::is_trusted_by`], with the reason.
+    ///
+    /// # Errors
+    /// There is nothing to serve, no CA in `ca`, or the CA's clients reject it.
+    pub(crate) fn verify(
+        &self,
+        ca: &ByteString,
+        hosts: &[String],
+        now: Timestamp,
+    ) -> Result<(), CertificateError> {
+        let serving = self.serving()?;
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&ca.0).filter_map(Result::ok));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         // There is no verifier without a root.
-        let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()
-        else {
-            return false;
-        };
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|_| CertificateError::Part(key::CA))?;
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
-        let accepts = |host: &String| {
-            let Ok(name) = ServerName::try_from(host.as_str()) else { return false };
-            let (first, rest) = (&serving.cert[0], &serving.cert[1..]);
-            verifier.verify_server_cert(first, rest, &name, &[], now).is_ok()
-        };
-        hosts.iter().all(accepts)
+        let (first, rest) = (&serving.cert[0], &serving.cert[1..]);
+        hosts.iter().try_for_each(|host| {
+            let name = ServerName::try_from(host.as_str())
+                .map_err(|_| rustls::Error::General("no host name".to_owned()));
+            name.and_then(|name| verifier.verify_server_cert(first, rest, &name, &[], now))
+                .map(drop)
+                .map_err(|source| CertificateError::Rejected { host: host.clone(), source })
+        })
     }
 
-    /// What clients have to trust while some are served by this bundle and some still by `other`.
-    pub(crate) fn ca_beside(&self, other: Option<&Self>) -> Option<ByteString> {
-        let mut ca = self.ca()?.clone();
-        let other = other.and_then(|o| o.text(key::CA).ok()).and_then(first_certificate);
-        if let Some(other) = other.filter(|pem| !String::from_utf8_lossy(&ca.0).contains(pem.trim())) {
-            ca.0.extend(other.bytes());
+    /// What clients have to trust while some are served by this bundle and some still by `others`.
+    pub(crate) fn ca_beside<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Option<ByteString> {
+        let mut ca = String::from_utf8(self.ca()?.0.clone()).ok()?;
+        for pem in others.into_iter().filter_map(|o| o.text(key::CA).ok()).flat_map(certificates) {
+            if !ca.contains(pem.trim()) {
+                if !ca.ends_with('\n') {
+                    ca.push('\n');
+                }
+                ca.push_str(&pem);
+            }
         }
-        Some(ca)
+        Some(ByteString(ca.into_bytes()))
     }
 
     fn serve(&mut self, hosts: &[String], now: Timestamp) -> Result<(), CertificateError> {
@@ -151,9 +177,10 @@ impl Bundle {
         Ok(())
     }
 
-    /// What clients have to trust: one or two certificates, PEM.
+    /// What clients have to trust, PEM: one or two certificates where they were made here.
     pub(crate) fn ca(&self) -> Option<&ByteString> {
-        self.0.get(key::CA).filter(|pem| !pem.0.is_empty())
+        let is_readable = |pem: &&ByteString| CertificateDer::pem_slice_iter(&pem.0).any(|c| c.is_ok());
+        self.0.get(key::CA).filter(is_readable)
     }
 
     /// Certificate and key for the TLS server.
@@ -185,9 +212,15 @@ impl Bundle {
     }
 }
 
-fn first_certificate(pem: &str) -> Option<String> {
+/// Each certificate of a PEM text, with a line break at its end.
+fn certificates(pem: &str) -> impl Iterator<Item = String> {
     const END: &str = "-----END CERTIFICATE-----";
-    pem.find(END).map(|at| format!("{}\n", pem[..at + END.len()].trim_start()))
+    let parts = pem.split_inclusive(END).filter(|part| part.ends_with(END));
+    parts.map(|part| format!("{}\n", part.trim_start()))
+}
+
+fn first_certificate(pem: &str) -> Option<String> {
+    certificates(pem).next()
 }
 
 /// Parameters of a certificate that is valid from the day before `now`, as clocks differ, and its end.
@@ -284,6 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn why_a_certificate_is_not_accepted_is_said() {
+        let bundle = Bundle::make(&hosts(), start(), None).unwrap();
+        let why = |ca: &ByteString, days| match bundle.verify(ca, &hosts()[..1], later(days)).unwrap_err() {
+            CertificateError::Rejected { host, source } => format!("{host}: {source}"),
+            other => other.to_string(),
+        };
+        let own = bundle.ca().unwrap();
+        assert!(why(own, 366).starts_with("braid-webhook.braid-system.svc: "), "{}", why(own, 366));
+        assert!(why(own, 366).contains("expired"), "{}", why(own, 366));
+        let other = Bundle::make(&hosts(), start(), None).unwrap();
+        assert_ne!(why(other.ca().unwrap(), 1), why(own, 366));
+        assert!(why(&ByteString(Vec::new()), 1).contains("ca.crt"));
+    }
+
+    #[test]
     fn a_certificate_that_the_ca_did_not_sign_is_replaced() {
         let (good, other) =
             (Bundle::make(&hosts(), start(), None).unwrap(), Bundle::make(&hosts(), start(), None).unwrap());
@@ -300,14 +348,18 @@ mod tests {
     fn while_certificates_change_both_are_trusted() {
         let old = Bundle::make(&hosts(), start(), None).unwrap();
         let new = Bundle::make(&hosts(), start(), None).unwrap();
-        let both = new.ca_beside(Some(&old)).unwrap();
+        let both = new.ca_beside([&old]).unwrap();
         for bundle in [&old, &new] {
             assert!(bundle.is_trusted_by(&both, &hosts(), later(1)));
         }
-        assert_eq!(new.ca_beside(Some(&new)).as_ref(), new.ca());
+        assert_eq!(new.ca_beside([&new]).as_ref(), new.ca());
+        let third = Bundle::make(&hosts(), start(), None).unwrap();
+        let all = new.ca_beside([&old, &third, &old]).unwrap();
+        assert!(old.is_trusted_by(&all, &hosts(), later(1)) && third.is_trusted_by(&all, &hosts(), later(1)));
+        assert_eq!(String::from_utf8(all.0).unwrap().matches("BEGIN CERTIFICATE").count(), 3);
         // Made after the old one, it names the old CA itself.
         let next = Bundle::make(&hosts(), start(), Some(&old)).unwrap();
-        assert_eq!(next.ca_beside(Some(&old)).as_ref(), next.ca());
+        assert_eq!(next.ca_beside([&old]).as_ref(), next.ca());
         assert!(old.is_trusted_by(next.ca().unwrap(), &hosts(), later(1)));
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps the webhook's certificate in its Secret and its CA in both webhook configurations.
+//! Keeps the webhook's certificate in its Secret and its CA in both webhook configurations, as far as nobody else does
+//! ([`super::custody`]).
 //!
 //! A new certificate is served when the API server has been told to trust it, and not before: until then each replica
 //! goes on with the one that it has, also while the Secret is gone or holds nonsense. No call to the webhook fails.
@@ -10,29 +11,28 @@ use arc_swap::ArcSwapOption;
 use braid_informer::{Event, Informers, Selection};
 use jiff::Timestamp;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
-use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::api::ObjectMeta;
 use kube::core::ClusterResourceScope;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::certificate::{Bundle, CertificateError};
+use super::custody::{
+    CONFIGURATION, Caller, Concern, Custody, SECRET, Standing, Turn, awaited, concern, injection, turn,
+};
 use super::tls::CurrentCertificate;
-use crate::gate::Gate;
+use crate::events::Events;
 use crate::write::{WriteError, Writer, Written};
 
-/// Name of the Secret with the certificates.
-const SECRET: &str = "braid-webhook-tls";
 /// Name of the Service in front of the webhook.
 const SERVICE: &str = "braid-webhook";
-/// Name of both webhook configurations.
-const CONFIGURATION: &str = "braid";
 /// How often the ends of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(600);
 /// Pause after a failure.
@@ -40,20 +40,40 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// From the moment a configuration was seen to trust a certificate until it is served: API servers watch the
 /// configurations too, and may hear of it a little later.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long the CA of what was served before goes on to be trusted: another replica may turn a little later than the
+/// leader.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// A kind of webhook configuration. The two kinds differ in little but their names.
 trait Configuration: Written + Resource<Scope = ClusterResourceScope> + 'static {
+    /// As in a manifest.
+    const KIND: &'static str;
+
     /// Name of each webhook and how it is called, in order.
     fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
+
+    /// Whom each webhook trusts, and who says so.
+    fn callers(&self) -> impl Iterator<Item = Caller> {
+        let injection = injection(self.meta());
+        self.clients().map(move |(_, client)| Caller {
+            kind: Self::KIND,
+            ca: client.ca_bundle.clone(),
+            injection,
+        })
+    }
 }
 
 impl Configuration for ValidatingWebhookConfiguration {
+    const KIND: &'static str = "ValidatingWebhookConfiguration";
+
     fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
         self.webhooks.iter().flatten().map(|w| (w.name.as_str(), &w.client_config))
     }
 }
 
 impl Configuration for MutatingWebhookConfiguration {
+    const KIND: &'static str = "MutatingWebhookConfiguration";
+
     fn clients(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
         self.webhooks.iter().flatten().map(|w| (w.name.as_str(), &w.client_config))
     }
@@ -90,11 +110,11 @@ impl Seen {
     }
 
     /// What each webhook is told to trust.
-    fn authorities(&self) -> Vec<Option<ByteString>> {
+    fn callers(&self) -> Vec<Caller> {
         let (validating, mutating) = (self.validating.load(), self.mutating.load());
-        let validating = validating.as_deref().into_iter().flat_map(Configuration::clients);
-        let mutating = mutating.as_deref().into_iter().flat_map(Configuration::clients);
-        validating.chain(mutating).map(|(_, client)| client.ca_bundle.clone()).collect()
+        let validating = validating.as_deref().into_iter().flat_map(Configuration::callers);
+        let mutating = mutating.as_deref().into_iter().flat_map(Configuration::callers);
+        validating.chain(mutating).collect()
     }
 }
 
@@ -103,8 +123,11 @@ pub(crate) struct Keeper {
     seen: Arc<Seen>,
     certificate: CurrentCertificate,
     writer: Writer,
-    gate: Gate,
+    events: Events,
     namespace: String,
+    /// What was served before, and until when its CA goes on to be trusted.
+    former: Option<(Arc<Bundle>, Instant)>,
+    standing: Standing,
 }
 
 impl Keeper {
@@ -113,7 +136,7 @@ impl Keeper {
         informers: &mut Informers,
         client: &Client,
         writer: Writer,
-        gate: Gate,
+        events: Events,
         namespace: &str,
         certificate: CurrentCertificate,
     ) -> Self {
@@ -133,15 +156,16 @@ impl Keeper {
         });
         watch(informers, client, &seen, |seen| &seen.validating);
         watch(informers, client, &seen, |seen| &seen.mutating);
-        Self { seen, certificate, writer, gate, namespace: namespace.to_owned() }
+        let (namespace, standing) = (namespace.to_owned(), Standing::default());
+        Self { seen, certificate, writer, events, namespace, former: None, standing }
     }
 
     /// Keeps them for ever. To be started when the watches are in sync: before that, a Secret that was not seen
     /// is not a missing one.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         loop {
             let wait = match self.keep().await {
-                Ok(()) => LOOK,
+                Ok(()) => self.next_look(Instant::now()),
                 Err(error) => {
                     warn!(%error, "certificates of the webhook are not as they should be, trying again");
                     PAUSE
@@ -154,31 +178,52 @@ impl Keeper {
         }
     }
 
+    fn next_look(&self, now: Instant) -> Duration {
+        let moments = [self.standing.due_at(), self.former.as_ref().map(|(_, end)| *end)];
+        let next = moments.into_iter().flatten().min();
+        next.map_or(LOOK, |at| at.saturating_duration_since(now).min(LOOK))
+    }
+
     /// Looks at everything again: this process has begun to lead.
     pub(crate) fn nudge(&self) -> impl Fn() + Send + Sync + use<> {
         let seen = self.seen.clone();
         move || seen.changed.notify_one()
     }
 
-    async fn keep(&self) -> Result<(), KeepError> {
-        let hosts = hosts(&self.namespace);
-        let now = Timestamp::now();
-        let Some(secret) = self.seen.secret.load_full() else { return self.make(&hosts, now).await };
-        let bundle = Bundle::from_secret(secret.data.clone());
-        self.switch(&bundle, &hosts, now).await?;
-        if self.gate.fence().is_none() {
+    async fn keep(&mut self) -> Result<(), KeepError> {
+        let (hosts, now) = (hosts(&self.namespace), crate::clock::timestamp());
+        let Some(secret) = self.seen.secret.load_full() else {
+            return self.without_secret(&hosts, now).await;
+        };
+        let (bundle, custody) = (Bundle::from_secret(secret.data.clone()), Custody::of(&secret.metadata));
+        self.switch(&bundle, now).await?;
+        let callers = self.seen.callers();
+        self.tell(concern(custody, &bundle, &callers, &called(&self.namespace), now)).await;
+        if !self.writer.leads() {
             return Ok(());
         }
-        if let Some(renewed) = bundle.renewed(&hosts, now)? {
+        if custody == Custody::Ours
+            && let Some(renewed) = bundle.renewed(&hosts, now)?
+        {
             // The CA follows when the watch has brought the new Secret.
             return self.replace(&secret, &renewed).await;
         }
+        self.former = self.former.take().filter(|(_, end)| Instant::now() < *end);
         let served = self.seen.served.load_full();
-        let Some(ca) = bundle.ca_beside(served.as_deref()).map(|ca| json!(ca)) else { return Ok(()) };
+        let others = served.as_deref().into_iter().chain(self.former.as_ref().map(|(former, _)| &**former));
+        let Some(ca) = bundle.ca_beside(others).map(|ca| json!(ca)) else { return Ok(()) };
         // One that cannot be written does not keep the other from being right.
         let validating = self.teach(&self.seen.validating, &ca).await;
         let mutating = self.teach(&self.seen.mutating, &ca).await;
         validating.and(mutating)
+    }
+
+    /// Waits for a Secret that somebody else makes, or makes it.
+    async fn without_secret(&mut self, hosts: &[String], now: Timestamp) -> Result<(), KeepError> {
+        let awaited = awaited(&self.seen.callers());
+        let is_awaited = awaited.is_some();
+        self.tell(awaited).await;
+        if is_awaited { Ok(()) } else { self.make(hosts, now).await }
     }
 
     /// Makes the Secret anew. What is served now goes on to be trusted.
@@ -206,25 +251,54 @@ impl Keeper {
         }
     }
 
-    /// Serves the Secret's certificate once every webhook is told to trust it.
-    async fn switch(&self, bundle: &Bundle, hosts: &[String], now: Timestamp) -> Result<(), KeepError> {
-        if self.seen.served.load().as_deref() == Some(bundle) {
+    /// Serves the Secret's certificate once the webhooks are told to trust it.
+    async fn switch(&mut self, bundle: &Bundle, now: Timestamp) -> Result<(), KeepError> {
+        let served = self.seen.served.load_full();
+        if served.as_deref() == Some(bundle) {
             return Ok(());
         }
-        let trusts =
-            |ca: &Option<ByteString>| ca.as_ref().is_some_and(|ca| bundle.is_trusted_by(ca, hosts, now));
-        if !self.seen.authorities().iter().all(trusts) {
-            return Ok(());
+        match turn(&self.seen.callers(), bundle, served.as_deref(), &called(&self.namespace), now) {
+            Turn::Wait => return Ok(()),
+            Turn::Settled => tokio::time::sleep(SETTLE).await,
+            Turn::AtOnce => {}
         }
-        tokio::time::sleep(SETTLE).await;
         self.seen.serve(bundle.clone(), &self.certificate)?;
+        self.former = served.map(|served| (served, Instant::now() + LINGER));
         info!(secret = SECRET, "serving another certificate from now on");
         Ok(())
     }
 
-    /// Tells the API server by one configuration what to trust.
+    /// Says what somebody has to look at: once in the log of each replica, and as an Event that the leader keeps alive.
+    async fn tell(&mut self, concern: Option<Concern>) {
+        let Some(due) = self.standing.note(concern, Instant::now()) else { return };
+        let (reason, sentence) = (due.concern.reason(), due.concern.to_string());
+        if due.is_new {
+            warn!(reason, sentence, "the webhook's certificates need somebody");
+        }
+        let subject = match due.concern.configuration() {
+            Some(kind) => ObjectReference {
+                api_version: Some("admissionregistration.k8s.io/v1".to_owned()),
+                kind: Some(kind.to_owned()),
+                name: Some(CONFIGURATION.to_owned()),
+                ..ObjectReference::default()
+            },
+            None => ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Secret".to_owned()),
+                namespace: Some(self.namespace.clone()),
+                name: Some(SECRET.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        self.events.warn(&subject, "KeepCertificates", reason, &sentence).await;
+    }
+
+    /// Tells the API server by one configuration what to trust, unless that is the CA injector's.
     async fn teach<C: Configuration>(&self, seen: &ArcSwapOption<C>, ca: &Value) -> Result<(), KeepError> {
         let Some(configuration) = seen.load_full() else { return Ok(()) };
+        if injection(configuration.meta()).is_some() {
+            return Ok(());
+        }
         if let Some(patch) = patch_for(&*configuration, ca) {
             self.writer.json_patch::<C>(CONFIGURATION, &patch).await?;
             info!(
@@ -263,6 +337,12 @@ fn watch<C: Configuration>(
     });
 }
 
+/// The name by which API servers call a webhook behind a Service.
+fn called(namespace: &str) -> String {
+    format!("{SERVICE}.{namespace}.svc")
+}
+
+/// The names that a certificate made here is for.
 fn hosts(namespace: &str) -> Vec<String> {
     ["", ".svc", ".svc.cluster.local"].map(|end| format!("{SERVICE}.{namespace}{end}")).to_vec()
 }
@@ -305,47 +385,5 @@ fn patch_for<C: Configuration>(configuration: &C, ca: &Value) -> Option<Patch> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn configuration<C: Configuration>(bundles: &[Option<&str>]) -> C {
-        let webhooks: Vec<Value> = bundles
-            .iter()
-            .enumerate()
-            .map(|(i, bundle)| {
-                json!({
-                    "name": format!("w{i}.braid.network"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
-                    "clientConfig": {"caBundle": bundle, "service": {"name": "s", "namespace": "n"}},
-                })
-            })
-            .collect();
-        serde_json::from_value(json!({"metadata": {"name": "braid"}, "webhooks": webhooks})).unwrap()
-    }
-
-    fn only_what_is_wrong<C: Configuration + serde::Serialize>() {
-        assert_eq!(patch_for(&configuration::<C>(&[Some("Q0E=")]), &json!("Q0E=")), None);
-        let before: C = configuration(&[Some("Q0E="), None, Some("b2xk")]);
-        let patch = patch_for(&before, &json!("Q0E=")).unwrap();
-        assert_eq!(patch.0.len(), 4);
-        let mut raw = serde_json::to_value(&before).unwrap();
-        json_patch::patch(&mut raw, &patch).unwrap();
-        let after: C = serde_json::from_value(raw).unwrap();
-        assert_eq!(patch_for(&after, &json!("Q0E=")), None);
-    }
-
-    #[test]
-    fn only_what_is_wrong_is_patched() {
-        only_what_is_wrong::<ValidatingWebhookConfiguration>();
-        only_what_is_wrong::<MutatingWebhookConfiguration>();
-    }
-
-    #[test]
-    fn every_webhook_has_to_trust_a_certificate() {
-        let seen = Seen::default();
-        assert_eq!(seen.authorities(), [], "nobody calls");
-        seen.validating.store(Some(Arc::new(configuration(&[Some("Q0E="), None]))));
-        seen.mutating.store(Some(Arc::new(configuration(&[Some("Q0E=")]))));
-        let ca = Some(ByteString(b"CA".to_vec()));
-        assert_eq!(seen.authorities(), [ca.clone(), None, ca]);
-    }
-}
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -1,15 +1,22 @@
 use std::collections::BTreeMap;
 
 use braid_controller_core::Config;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::world::NamespaceEntry;
 
 fn webhook() -> Webhook {
-    let shared = Shared::new(Config::default());
-    Webhook::new(shared, Arc::new(Metrics::new()), "braid-system")
+    let nobody = service_fn(async |request: axum::http::Request<kube::client::Body>| {
+        let path = request.uri().path().to_owned();
+        Err::<axum::http::Response<axum::body::Body>, _>(std::io::Error::other(format!(
+            "{path} was asked for"
+        )))
+    });
+    let (shared, client) = (Shared::new(Config::default()), Client::new(nobody, "default"));
+    Webhook::new(shared, client, Arc::new(Metrics::new()), "braid-system")
 }
 
 /// A webhook that has listed everything; there is nothing.
@@ -333,4 +340,112 @@ async fn a_stateful_set_needs_an_entry_for_each_ordinal() {
     assert_eq!(judged("statefulsets", &Value::Null, &set(3, 0)).await, Ok(()));
     let sentence = judged("statefulsets", &Value::Null, &set(3, 1)).await.unwrap_err();
     assert!(sentence.contains("the last pod has ordinal 3: 1 is missing"), "{sentence}");
+}
+
+// ---- Workloads that are scaled
+
+/// As [`stocked`], with an API server that answers every request with `body`, and the paths that it was asked for. It
+/// stays silent where there is no answer.
+fn with_api(answer: Option<(u16, Value)>) -> (Webhook, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let paths = asked.clone();
+    let service = service_fn(move |request: axum::http::Request<kube::client::Body>| {
+        paths.lock().push(format!("{} {}", request.method(), request.uri().path()));
+        let answer = answer.clone();
+        async move {
+            let Some((code, body)) = answer else { return std::future::pending().await };
+            let body = axum::body::Body::from(body.to_string());
+            let response = axum::http::Response::builder().status(code).body(body);
+            Ok::<_, std::convert::Infallible>(response.expect("a response"))
+        }
+    });
+    (Webhook { client: Client::new(service, "default"), ..stocked() }, asked)
+}
+
+/// An update of `<resource>/scale` of `web` in the namespace `shop`.
+fn scaling(resource: &str, from: &Value, to: &Value) -> Value {
+    let scale = |replicas: &Value| {
+        let mut scale =
+            json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {}});
+        if !replicas.is_null() {
+            scale["spec"]["replicas"] = replicas.clone();
+        }
+        scale
+    };
+    let mut review = of_namespace(review(resource, "UPDATE", "me", &scale(from), &scale(to)), "shop");
+    review["request"]["name"] = json!("web");
+    review["request"]["subResource"] = json!("scale");
+    review["request"]["resource"] = json!({"group": "apps", "version": "v1", "resource": resource});
+    review["request"]["kind"] = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+    review
+}
+
+#[tokio::test]
+async fn scaling_is_refused_with_the_sentence_of_the_workload() {
+    let pool = json!({"braid.network/ips": "10.1.0.10-10.1.0.12"});
+    let list = json!({"braid.network/ips": "10.1.0.1;10.1.0.2;10.1.0.3"});
+    let cases = [
+        // One more during an update.
+        ("deployments", &pool, 2, 3),
+        ("replicasets", &pool, 3, 4),
+        ("statefulsets", &list, 3, 4),
+    ];
+    for (resource, annotations, enough, too_many) in cases {
+        let path = format!("GET /apis/apps/v1/namespaces/shop/{resource}/web");
+        let ask_for = async |replicas: u32| {
+            let (webhook, asked) = with_api(Some((200, deployment(annotations, 1, &Value::Null))));
+            let (status, answer) = ask(webhook, &scaling(resource, &json!(1), &json!(replicas))).await;
+            assert_eq!((status, asked.lock().as_slice()), (StatusCode::OK, &[path.clone()][..]));
+            answer["response"].clone()
+        };
+        let allowed = ask_for(enough).await;
+        assert_eq!((&allowed["allowed"], &allowed["warnings"]), (&json!(true), &Value::Null), "{resource}");
+        let refused = ask_for(too_many).await;
+        assert_eq!(refused["allowed"], false, "{resource}");
+        let sentence = refused["status"]["message"].as_str().unwrap();
+        assert!(sentence.contains("1 is missing"), "{sentence}");
+        if resource != "replicasets" {
+            let whole = deployment(annotations, too_many, &Value::Null);
+            assert_eq!(judged(resource, &Value::Null, &whole).await.unwrap_err(), sentence);
+        }
+    }
+}
+
+#[tokio::test]
+async fn scaling_down_is_never_refused_and_asks_nobody() {
+    for (from, to) in [(json!(9), json!(8)), (json!(9), Value::Null), (json!(9), json!(9))] {
+        let pool = json!({"braid.network/ips": "10.1.0.10"});
+        let (webhook, asked) = with_api(Some((200, deployment(&pool, 9, &Value::Null))));
+        let (_, answer) = ask(webhook, &scaling("deployments", &from, &to)).await;
+        assert_eq!((&answer["response"]["allowed"], asked.lock().len()), (&json!(true), 0), "{from} to {to}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_fixed_addresses_or_goes_away_is_scaled() {
+    let plain = deployment(&json!({}), 1, &Value::Null);
+    let mut leaving = deployment(&json!({"braid.network/ips": "10.1.0.10"}), 1, &Value::Null);
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    for workload in [plain, leaving] {
+        let (webhook, _) = with_api(Some((200, workload)));
+        let (_, answer) = ask(webhook, &scaling("deployments", &Value::Null, &json!(50))).await;
+        assert_eq!(answer["response"]["allowed"], true);
+        assert!(answer["response"]["warnings"].is_null(), "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_that_cannot_be_read_is_scaled_with_a_warning() {
+    let missing = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "metadata": {},
+        "reason": "NotFound", "message": "deployments.apps \"web\" not found"});
+    for (answer, part) in [(Some((404, missing)), "not found"), (None, "no answer within 1 s")] {
+        let (webhook, _) = with_api(answer);
+        let begun = tokio::time::Instant::now();
+        let (_, answer) = ask(webhook, &scaling("deployments", &json!(1), &json!(50))).await;
+        assert!(begun.elapsed().as_secs() <= 1, "the API server would not wait so long");
+        assert_eq!(answer["response"]["allowed"], true);
+        let warning = answer["response"]["warnings"][0].as_str().unwrap();
+        let parts = ["deployments shop/web", "50 replicas", part];
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+    }
 }

@@ -22,10 +22,17 @@ pub(super) fn decide(shared: &Shared, request: &AdmissionRequest<DynamicObject>)
     if is_same || object.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let Some(shape) = shape(&request.resource.resource, spec) else { return Ok(()) };
+    judge(shared, &request.resource.resource, request.namespace.as_deref().unwrap_or_default(), spec)
+}
+
+/// Judges the spec of a workload in a namespace.
+///
+/// # Errors
+/// The sentence for who asked for it.
+pub(super) fn judge(shared: &Shared, resource: &str, name: &str, spec: &Value) -> Result<(), String> {
+    let Some(shape) = shape(resource, spec) else { return Ok(()) };
     let workload = Workload::read(shape, &template_annotations(spec)).map_err(|e| e.to_string())?;
-    let (name, nothing) = (request.namespace.as_deref().unwrap_or_default(), Choice::default());
-    let world = shared.world();
+    let (world, nothing) = (shared.world(), Choice::default());
     let namespace = namespace(&world, name, workload.choice(), &nothing)?;
     workload.check(&world.ipam, namespace).map_err(|e| e.to_string())
 }
@@ -41,6 +48,8 @@ fn shape(resource: &str, spec: &Value) -> Option<Shape> {
     let replicas = number(&spec["replicas"]).unwrap_or(1);
     match resource {
         "deployments" => Some(Shape::Deployment { replicas, surge: surge(&spec["strategy"]) }),
+        // It knows no update: its pods are never more than its replicas.
+        "replicasets" => Some(Shape::Deployment { replicas, surge: Surge::Pods(0) }),
         "statefulsets" => {
             Some(Shape::StatefulSet { replicas, first: number(&spec["ordinals"]["start"]).unwrap_or(0) })
         }
