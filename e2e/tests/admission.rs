@@ -1,9 +1,11 @@
 //! What only several objects together can show: refused by the webhook with a sentence, and where the webhook is away,
-//! told to the loser by a condition while the winner goes on.
+//! told to the loser by a condition while the winner goes on. And what an agent may write: of its own node only.
 
-use anyhow::{Result, ensure};
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
 use braid_e2e::workload::{PodPlan, instance_name};
 use serde_json::{Value, json};
 
@@ -138,4 +140,74 @@ fn stays_while_in_use(stage: &Stage) -> Result<()> {
         let left = stage.sandbox().kubectl(&get)?;
         Ok(left.trim().is_empty().then_some(()))
     })
+}
+
+/// A kubeconfig with that token and nothing else: the client certificate of the ordinary one would win.
+fn kubeconfig_with(stage: &Stage, token: &str) -> Result<tempfile::NamedTempFile> {
+    let mut config = stage.sandbox().kubectl_json(&["config", "view", "--raw"])?;
+    for user in config["users"].as_array_mut().context("a kubeconfig without users")? {
+        user["user"] = json!({ "token": token });
+    }
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(config.to_string().as_bytes())?;
+    Ok(file)
+}
+
+/// What the API server says to a patch with that kubeconfig; nothing is changed.
+fn patched(
+    stage: &Stage,
+    kubeconfig: &tempfile::NamedTempFile,
+    words: &[&str],
+) -> Result<Result<(), String>> {
+    let mut kubectl = stage.sandbox().kubectl_command();
+    kubectl.env("KUBECONFIG", kubeconfig.path()).arg("patch").args(words);
+    let output = kubectl.args(["--type=merge", "--dry-run=server"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok(if output.status.success() { Ok(()) } else { Err(said) })
+}
+
+#[test]
+fn an_agent_writes_of_its_own_node_only() {
+    staged("agent_of_its_node", |stage| {
+        let (own, other) = (&stage.nodes()[0], &stage.nodes()[1]);
+        let pods = stage.start(&[PodPlan::new("own").on(own), PodPlan::new("other").on(other)])?;
+        let (held, foreign) = (instance_name(pods[0].addresses[0]), instance_name(pods[1].addresses[0]));
+
+        let agents = ["-n", "braid-system", "get", "pods", "-l", "app.kubernetes.io/name=braid-node"];
+        let agents = items(&stage.sandbox().kubectl_json(&agents)?);
+        let agent = agents.iter().find(|pod| pod["spec"]["nodeName"] == own.as_str());
+        let agent = agent.and_then(|pod| pod["metadata"]["name"].as_str()).context("the agent's pod")?;
+        let token = ["-n", "braid-system", "create", "token", "braid-node"];
+        let bound = [&token[..], &["--bound-object-kind", "Pod", "--bound-object-name", agent]].concat();
+        let of_agent = kubeconfig_with(stage, stage.sandbox().kubectl(&bound)?.trim())?;
+        let of_nobody = kubeconfig_with(stage, stage.sandbox().kubectl(&token)?.trim())?;
+
+        let label = r#"{"metadata":{"labels":{"probe":"x"}}}"#;
+        let status = r#"{"status":{}}"#;
+        let cases = |node: &str, address: &str| {
+            [
+                vec!["nodenetwork", node, "-p", label],
+                vec!["nodenetwork", node, "--subresource=status", "-p", status],
+                vec!["node", node, "--subresource=status", "-p", status],
+                vec!["ipinstance", address, "--subresource=status", "-p", status],
+            ]
+            .map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let patched = |kubeconfig, words: &[String]| {
+            patched(stage, kubeconfig, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        for words in cases(own, &held) {
+            let answer = patched(&of_agent, &words)?;
+            ensure!(answer.is_ok(), "{words:?}: {answer:?}");
+            let refusal =
+                patched(&of_nobody, &words)?.err().with_context(|| format!("{words:?} is let in"))?;
+            says(&refusal, &["names no node", "kubelet"])?;
+        }
+        for words in cases(other, &foreign) {
+            let refusal =
+                patched(&of_agent, &words)?.err().with_context(|| format!("{words:?} is let in"))?;
+            says(&refusal, &[&format!("the agent of node {own}"), &words[1]])?;
+        }
+        Ok(())
+    });
 }
