@@ -13,5 +13,6 @@ mod pool;
 mod protocol;
 mod reference;
 mod release;
+mod restore;
 mod status;
 mod verdict;
