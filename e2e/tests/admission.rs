@@ -1,12 +1,13 @@
 //! What only several objects together can show: refused by the webhook with a sentence, and where the webhook is away,
 //! told to the loser by a condition while the winner goes on. And what an agent may write: of its own node only.
 
-use std::io::Write;
-
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
 use braid_e2e::workload::{PodPlan, instance_name};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::config::KubeConfigOptions;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
 /// What the API server says to an object that must not be made.
@@ -142,28 +143,47 @@ fn stays_while_in_use(stage: &Stage) -> Result<()> {
     })
 }
 
-/// A kubeconfig with that token and nothing else: the client certificate of the ordinary one would win.
-fn kubeconfig_with(stage: &Stage, token: &str) -> Result<tempfile::NamedTempFile> {
-    let mut config = stage.sandbox().kubectl_json(&["config", "view", "--raw"])?;
-    for user in config["users"].as_array_mut().context("a kubeconfig without users")? {
-        user["user"] = json!({ "token": token });
+/// A client with that token and nothing else: the client certificate of the ordinary kubeconfig would win.
+async fn client_with(stage: &Stage, token: &str) -> Result<Client> {
+    let mut file = stage.sandbox().kubectl_json(&["config", "view", "--raw"])?;
+    for user in file["users"].as_array_mut().context("a kubeconfig without users")? {
+        user["user"] = json!({ "token": token.trim() });
     }
-    let mut file = tempfile::NamedTempFile::new()?;
-    file.write_all(config.to_string().as_bytes())?;
-    Ok(file)
+    let file = serde_json::from_value(file)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
 }
 
-/// What the API server says to a patch with that kubeconfig; nothing is changed.
-fn patched(
-    stage: &Stage,
-    kubeconfig: &tempfile::NamedTempFile,
-    words: &[&str],
+/// What of an object is patched.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Whole,
+    Status,
+}
+
+/// What the API server says to a patch, as an agent makes it; nothing is changed. kubectl would read the subresource first,
+/// which agents may not.
+async fn patched(
+    client: &Client,
+    kind: (&str, &str, &str),
+    name: &str,
+    part: Part,
 ) -> Result<Result<(), String>> {
-    let mut kubectl = stage.sandbox().kubectl_command();
-    kubectl.env("KUBECONFIG", kubeconfig.path()).arg("patch").args(words);
-    let output = kubectl.args(["--type=merge", "--dry-run=server"]).output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Ok(if output.status.success() { Ok(()) } else { Err(said) })
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    let answer = match part {
+        Part::Whole => {
+            let patch = Patch::Merge(json!({"metadata": {"labels": {"probe": "x"}}}));
+            api.patch(name, &params, &patch).await
+        }
+        Part::Status => api.patch_status(name, &params, &Patch::Merge(json!({"status": {}}))).await,
+    };
+    match answer {
+        Ok(_) => Ok(Ok(())),
+        Err(kube::Error::Api(status)) => Ok(Err(status.message)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[test]
@@ -179,35 +199,30 @@ fn an_agent_writes_of_its_own_node_only() {
         let agent = agent.and_then(|pod| pod["metadata"]["name"].as_str()).context("the agent's pod")?;
         let token = ["-n", "braid-system", "create", "token", "braid-node"];
         let bound = [&token[..], &["--bound-object-kind", "Pod", "--bound-object-name", agent]].concat();
-        let of_agent = kubeconfig_with(stage, stage.sandbox().kubectl(&bound)?.trim())?;
-        let of_nobody = kubeconfig_with(stage, stage.sandbox().kubectl(&token)?.trim())?;
+        let (bound, unbound) = (stage.sandbox().kubectl(&bound)?, stage.sandbox().kubectl(&token)?);
 
-        let label = r#"{"metadata":{"labels":{"probe":"x"}}}"#;
-        let status = r#"{"status":{}}"#;
-        let cases = |node: &str, address: &str| {
-            [
-                vec!["nodenetwork", node, "-p", label],
-                vec!["nodenetwork", node, "--subresource=status", "-p", status],
-                vec!["node", node, "--subresource=status", "-p", status],
-                vec!["ipinstance", address, "--subresource=status", "-p", status],
-            ]
-            .map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>())
-        };
-        let patched = |kubeconfig, words: &[String]| {
-            patched(stage, kubeconfig, &words.iter().map(String::as_str).collect::<Vec<_>>())
-        };
-        for words in cases(own, &held) {
-            let answer = patched(&of_agent, &words)?;
-            ensure!(answer.is_ok(), "{words:?}: {answer:?}");
-            let refusal =
-                patched(&of_nobody, &words)?.err().with_context(|| format!("{words:?} is let in"))?;
-            says(&refusal, &["names no node", "kubelet"])?;
-        }
-        for words in cases(other, &foreign) {
-            let refusal =
-                patched(&of_agent, &words)?.err().with_context(|| format!("{words:?} is let in"))?;
-            says(&refusal, &[&format!("the agent of node {own}"), &words[1]])?;
-        }
-        Ok(())
+        let braid = |kind| ("braid.network", "v1", kind);
+        let objects = [
+            (braid("NodeNetwork"), Part::Whole, [own, other]),
+            (braid("NodeNetwork"), Part::Status, [own, other]),
+            (("", "v1", "Node"), Part::Status, [own, other]),
+            (braid("IPInstance"), Part::Status, [&held, &foreign]),
+        ];
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let (of_agent, of_nobody) =
+                (client_with(stage, &bound).await?, client_with(stage, &unbound).await?);
+            for (kind, part, [mine, theirs]) in objects {
+                let what = format!("{} {part:?}", kind.2);
+                let answer = patched(&of_agent, kind, mine, part).await?;
+                ensure!(answer.is_ok(), "{what} of its own node: {answer:?}");
+                let refusal = patched(&of_agent, kind, theirs, part).await?.err();
+                let refusal = refusal.with_context(|| format!("{what} of another node is let in"))?;
+                says(&refusal, &[&format!("the agent of node {own} may only write"), theirs])?;
+                let refusal = patched(&of_nobody, kind, mine, part).await?.err();
+                let refusal = refusal.with_context(|| format!("{what} is let in without a node"))?;
+                says(&refusal, &["names no node", "kubelet"])?;
+            }
+            Ok(())
+        })
     });
 }

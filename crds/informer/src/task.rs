@@ -53,7 +53,7 @@ pub(crate) async fn run<K, T, S>(
                 debug!(watch = health.name, "the API server offers no streaming lists, using paged ones");
                 listing = Listing::Paged;
             }
-            Ended::Restart => tokio::time::sleep(backoff.next(rand::random())).await,
+            Ended::Restart => tokio::time::sleep(backoff.delay()).await,
         }
     }
 }
@@ -103,7 +103,7 @@ async fn pump<K, T>(
             }
             Some(Err(error)) => {
                 health.failed(error.to_string());
-                let delay = backoff.next(rand::random());
+                let delay = backoff.delay();
                 if is_expired(&error) {
                     debug!(watch = name, %error, "fell behind, listing again");
                 } else {
