@@ -1,10 +1,13 @@
 //! What only several objects together can show: refused by the webhook with a sentence, and where the webhook is away,
-//! told to the loser by a condition while the winner goes on.
+//! told to the loser by a condition while the winner goes on. And what an agent may write: of its own node only.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
 use braid_e2e::workload::{PodPlan, instance_name};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::config::KubeConfigOptions;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
 /// What the API server says to an object that must not be made.
@@ -138,4 +141,88 @@ fn stays_while_in_use(stage: &Stage) -> Result<()> {
         let left = stage.sandbox().kubectl(&get)?;
         Ok(left.trim().is_empty().then_some(()))
     })
+}
+
+/// A client with that token and nothing else: the client certificate of the ordinary kubeconfig would win.
+async fn client_with(stage: &Stage, token: &str) -> Result<Client> {
+    let mut file = stage.sandbox().kubectl_json(&["config", "view", "--raw"])?;
+    for user in file["users"].as_array_mut().context("a kubeconfig without users")? {
+        user["user"] = json!({ "token": token.trim() });
+    }
+    let file = serde_json::from_value(file)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// What of an object is patched.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Whole,
+    Status,
+}
+
+/// What the API server says to a patch, as an agent makes it; nothing is changed. kubectl would read the subresource first,
+/// which agents may not.
+async fn patched(
+    client: &Client,
+    kind: (&str, &str, &str),
+    name: &str,
+    part: Part,
+) -> Result<Result<(), String>> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    let answer = match part {
+        Part::Whole => {
+            let patch = Patch::Merge(json!({"metadata": {"labels": {"probe": "x"}}}));
+            api.patch(name, &params, &patch).await
+        }
+        Part::Status => api.patch_status(name, &params, &Patch::Merge(json!({"status": {}}))).await,
+    };
+    match answer {
+        Ok(_) => Ok(Ok(())),
+        Err(kube::Error::Api(status)) => Ok(Err(status.message)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[test]
+fn an_agent_writes_of_its_own_node_only() {
+    staged("agent_of_its_node", |stage| {
+        let (own, other) = (&stage.nodes()[0], &stage.nodes()[1]);
+        let pods = stage.start(&[PodPlan::new("own").on(own), PodPlan::new("other").on(other)])?;
+        let (held, foreign) = (instance_name(pods[0].addresses[0]), instance_name(pods[1].addresses[0]));
+
+        let agents = ["-n", "braid-system", "get", "pods", "-l", "app.kubernetes.io/name=braid-node"];
+        let agents = items(&stage.sandbox().kubectl_json(&agents)?);
+        let agent = agents.iter().find(|pod| pod["spec"]["nodeName"] == own.as_str());
+        let agent = agent.and_then(|pod| pod["metadata"]["name"].as_str()).context("the agent's pod")?;
+        let token = ["-n", "braid-system", "create", "token", "braid-node"];
+        let bound = [&token[..], &["--bound-object-kind", "Pod", "--bound-object-name", agent]].concat();
+        let (bound, unbound) = (stage.sandbox().kubectl(&bound)?, stage.sandbox().kubectl(&token)?);
+
+        let braid = |kind| ("braid.network", "v1", kind);
+        let objects = [
+            (braid("NodeNetwork"), Part::Whole, [own, other]),
+            (braid("NodeNetwork"), Part::Status, [own, other]),
+            (("", "v1", "Node"), Part::Status, [own, other]),
+            (braid("IPInstance"), Part::Status, [&held, &foreign]),
+        ];
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let (of_agent, of_nobody) =
+                (client_with(stage, &bound).await?, client_with(stage, &unbound).await?);
+            for (kind, part, [mine, theirs]) in objects {
+                let what = format!("{} {part:?}", kind.2);
+                let answer = patched(&of_agent, kind, mine, part).await?;
+                ensure!(answer.is_ok(), "{what} of its own node: {answer:?}");
+                let refusal = patched(&of_agent, kind, theirs, part).await?.err();
+                let refusal = refusal.with_context(|| format!("{what} of another node is let in"))?;
+                says(&refusal, &[&format!("the agent of node {own} may only write"), theirs])?;
+                let refusal = patched(&of_nobody, kind, mine, part).await?.err();
+                let refusal = refusal.with_context(|| format!("{what} is let in without a node"))?;
+                says(&refusal, &["names no node", "kubelet"])?;
+            }
+            Ok(())
+        })
+    });
 }

@@ -97,7 +97,8 @@ fn the_documented_steps_leave_nothing() -> Result<()> {
             let state = KernelState::of(&sandbox, &node)?;
             ensure!(state.is_empty(), "{}", state.difference(&KernelState::default()));
         }
-        let kinds = "crd,clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,namespaces,priorityclasses";
+        let kinds = "crd,clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,\
+            validatingadmissionpolicies,validatingadmissionpolicybindings,namespaces,priorityclasses";
         let left: Vec<String> = sandbox
             .kubectl(&["get", kinds, "-o", "name"])?
             .lines()

@@ -158,7 +158,6 @@ fn restore_and_grant(count: usize, nodes: usize) {
     let lists = Lists {
         networks: vec![network()],
         subnets: vec![subnet("10.0.0.0/8")],
-        blocks: Vec::new(),
         instances: (0..count).map(|n| instance(n, nodes)).collect(),
         nodes: (0..nodes)
             .map(|n| NodeFact {
@@ -168,6 +167,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
             })
             .collect(),
         pods: (0..count).map(|n| PodFact { uid: pod(n).uid, finished: false }).collect(),
+        ..Lists::default()
     };
     let start = Instant::now();
     let (mut ipam, restored) = Ipam::restore(Config::default(), lists, 0);

@@ -138,13 +138,13 @@ impl Blocks {
                 self.by_node.remove(&old.def.node);
             }
         }
-        if let Some(r) = self.grid.and_then(|g| g.numbers(&old.def.cidr)) {
-            self.unclaimed.insert(r);
-            // Blocks that overlap by mistake keep their numbers.
-            for other in self.known.values().filter(|b| b.def.cidr.overlaps(&old.def.cidr)) {
-                if let Some(r) = self.grid.and_then(|g| g.numbers(&other.def.cidr)) {
-                    self.unclaimed.remove(r);
-                }
+        let Some(grid) = self.grid else { return true };
+        if let Some(freed) = grid.numbers(&old.def.cidr) {
+            self.unclaimed.insert(freed.clone());
+            // Other blocks may be in the same place: by mistake, or smaller ones of a time with another block size.
+            let others = self.known.values().filter_map(|b| grid.numbers(&b.def.cidr));
+            for r in others.filter(|r| r.start() <= freed.end() && freed.start() <= r.end()) {
+                self.unclaimed.remove(r);
             }
         }
         true
@@ -196,10 +196,9 @@ impl Blocks {
     /// are walked in turns, so gaps in either are jumped over.
     fn unclaimed_block(&self, subnet: &str, node: &str, pool: &Pool) -> Option<(BlockDef, IpAddr)> {
         let grid = self.grid?;
-        let next = self.next.clamp(grid.first, grid.last);
-        let number = self
-            .unclaimed_number(grid, next, pool)
-            .or_else(|| self.unclaimed_number(grid, grid.first, pool))?;
+        let next = self.next.max(grid.first);
+        let behind = if next <= grid.last { self.unclaimed_number(grid, next, pool) } else { None };
+        let number = behind.or_else(|| self.unclaimed_number(grid, grid.first, pool))?;
         let cidr = grid.block(number)?;
         let address = pool.next_free_in(&cidr.range(), None)?;
         let name = block_name(subnet, &cidr);

@@ -2,11 +2,12 @@
 //! resolve. Addresses themselves are freed by [`crate::release`] alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use braid_types::model::{BlockDef, Phase, UnixSeconds};
+use braid_types::model::{BlockDef, InstanceDef, Phase, UnixSeconds};
 use braid_types::{Family, InstanceName};
 
-use crate::ipam::{Ipam, Restored, is_vtep};
+use crate::ipam::{Ipam, Restored, is_vtep, owner_in_words};
 use crate::release::PodSeen;
 
 /// Something that contradicts something else. Nothing is changed on its account; it is shown.
@@ -20,6 +21,12 @@ pub struct Finding {
     pub reason: &'static str,
     /// A sentence.
     pub message: String,
+}
+
+impl Finding {
+    fn of(def: &InstanceDef, reason: &'static str, message: String) -> Self {
+        Self { kind: "IPInstance", name: def.name.to_string(), reason, message }
+    }
 }
 
 /// Blocks to delete, and when to look again.
@@ -42,7 +49,7 @@ impl Ipam {
             let (due, next) = blocks.take_returnable(
                 now,
                 grace,
-                |node| self.nodes().any(|n| n.name == node),
+                |node| self.has_node(node),
                 |block| self.block_is_empty(block),
             );
             self.put_blocks(&subnet, blocks);
@@ -66,57 +73,108 @@ impl Ipam {
     }
 }
 
-/// Everything that contradicts something else, sorted.
+/// Everything that contradicts something else, sorted. What cannot be read at all is not known here.
 #[must_use]
 pub fn findings(ipam: &Ipam) -> Vec<Finding> {
     let mut out = Vec::new();
-    let mut interfaces: BTreeMap<(&str, &str, Family), Vec<&InstanceName>> = BTreeMap::new();
     for def in ipam.instances() {
-        let mut report = |reason, message| {
-            out.push(Finding { kind: "IPInstance", name: def.name.to_string(), reason, message });
-        };
-        match ipam.subnet(&def.subnet) {
-            None => report("SubnetMissing", format!("its Subnet {} does not exist", def.subnet)),
-            Some(s) if !s.cidr.contains(def.name.address()) => report(
-                "OutsideSubnet",
-                format!("{} is not in {} of Subnet {}", def.name.address(), s.cidr, s.name),
-            ),
-            Some(s) if s.network != def.network => report(
-                "OtherNetwork",
-                format!("says Network {}, but Subnet {} belongs to {}", def.network, s.name, s.network),
-            ),
-            Some(_) => {}
-        }
-        match (&def.pod, def.phase) {
-            (None, Phase::Bound) if !is_vtep(def) => {
-                report("NoHolder", "is bound but names no pod; delete it if nobody uses it".to_owned());
-            }
-            (Some(pod), Phase::Releasing)
-                if def.release_at.is_some() && ipam.pod_seen(&pod.uid) == PodSeen::Live =>
-            {
-                report(
-                    "HolderLives",
-                    format!("is being released, but pod {}/{} runs; it is kept", pod.namespace, pod.name),
-                );
-            }
-            (Some(pod), Phase::Bound) => {
-                let key = (pod.uid.as_str(), def.interface.as_str(), Family::of(def.name.address()));
-                interfaces.entry(key).or_default().push(&def.name);
-            }
-            _ => {}
-        }
+        let found = misplaced(ipam, def).into_iter().chain(misheld(ipam, def));
+        out.extend(found.map(|(reason, message)| Finding::of(def, reason, message)));
     }
-    for ((_, interface, family), mut names) in interfaces.into_iter().filter(|(_, n)| n.len() > 1) {
-        names.sort();
-        let all = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!("interface {interface} of its pod has more than one {family} address: {all}");
-        out.push(Finding { kind: "IPInstance", name: names[0].to_string(), reason: "TwoAddresses", message });
-    }
+    two_addresses(ipam, &mut out);
+    kept_twice(ipam, &mut out);
     for subnet in ipam.slot_names() {
         block_findings(ipam, &subnet, &mut out);
     }
     out.sort();
     out
+}
+
+/// An address that its Subnet does not have.
+fn misplaced(ipam: &Ipam, def: &InstanceDef) -> Option<(&'static str, String)> {
+    let remedy = "delete this IPInstance when no pod uses it any more";
+    let Some(subnet) = ipam.subnet(&def.subnet) else {
+        let message = format!("its Subnet {} does not exist; make it again, or {remedy}", def.subnet);
+        return Some(("SubnetMissing", message));
+    };
+    if !subnet.cidr.contains(def.name.address()) {
+        let (address, cidr) = (def.name.address(), subnet.cidr);
+        let message = format!("{address} is not in {cidr} of Subnet {}; {remedy}", subnet.name);
+        return Some(("OutsideSubnet", message));
+    }
+    if subnet.network != def.network {
+        let (says, name, belongs) = (&def.network, &subnet.name, &subnet.network);
+        let message = format!("says Network {says}, but Subnet {name} belongs to {belongs}; {remedy}");
+        return Some(("OtherNetwork", message));
+    }
+    let fitting = InstanceName::new(ipam.space_of(subnet), def.name.address());
+    (fitting != def.name).then(|| {
+        let message = format!("would be named {fitting} by the address space of its Network; {remedy}");
+        ("OtherSpace", message)
+    })
+}
+
+/// An address whose state does not fit its holder.
+fn misheld(ipam: &Ipam, def: &InstanceDef) -> Option<(&'static str, String)> {
+    match (&def.pod, def.phase) {
+        (None, Phase::Bound) if !is_vtep(def) => {
+            Some(("NoHolder", "is bound but names no pod; delete it if nobody uses it".to_owned()))
+        }
+        (Some(pod), Phase::Releasing)
+            if def.release_at.is_some() && ipam.pod_seen(&pod.uid) == PodSeen::Live =>
+        {
+            let message =
+                format!("is being released, but pod {}/{} runs; it is kept", pod.namespace, pod.name);
+            Some(("HolderLives", message))
+        }
+        _ => None,
+    }
+}
+
+fn list(defs: &[&Arc<InstanceDef>]) -> String {
+    defs.iter().map(|d| d.name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Interfaces with more than one address of a family.
+fn two_addresses(ipam: &Ipam, out: &mut Vec<Finding>) {
+    let mut interfaces: BTreeMap<(&str, &str, Family), Vec<&Arc<InstanceDef>>> = BTreeMap::new();
+    for def in ipam.instances().filter(|d| d.phase == Phase::Bound) {
+        if let Some(pod) = &def.pod {
+            let key = (pod.uid.as_str(), def.interface.as_str(), Family::of(def.name.address()));
+            interfaces.entry(key).or_default().push(def);
+        }
+    }
+    for ((_, interface, family), mut defs) in interfaces.into_iter().filter(|(_, d)| d.len() > 1) {
+        defs.sort_by_key(|d| &d.name);
+        let message =
+            format!("interface {interface} of its pod has more than one {family} address: {}", list(&defs));
+        out.push(Finding::of(defs[0], "TwoAddresses", message));
+    }
+}
+
+/// Pods, by the name that their owner gives them, for which more than one address of a family is kept.
+fn kept_twice(ipam: &Ipam, out: &mut Vec<Finding>) {
+    let mut ordinals: BTreeMap<_, Vec<&Arc<InstanceDef>>> = BTreeMap::new();
+    for def in ipam.instances().filter(|d| d.phase != Phase::Releasing) {
+        if let Some(owner) = def.owner.as_ref().filter(|o| o.pod.is_some()) {
+            let family = Family::of(def.name.address());
+            let key = (&owner.kind, &owner.namespace, &owner.name, &owner.pod, &def.interface, family);
+            ordinals.entry(key).or_default().push(def);
+        }
+    }
+    for ((.., interface, family), mut defs) in ordinals {
+        defs.sort_by_key(|d| &d.name);
+        let uid = |d: &InstanceDef| d.pod.as_ref().map(|p| p.uid.clone());
+        // Two in the hand of one pod are shown as that.
+        let of_one_pod = uid(defs[0]).is_some() && defs.iter().all(|d| uid(d) == uid(defs[0]));
+        let Some(owner) = defs[0].owner.as_ref().filter(|_| defs.len() > 1 && !of_one_pod) else { continue };
+        let message = format!(
+            "{} has more than one {family} address for interface {interface}: {}; delete those that it shall not have",
+            owner_in_words(owner),
+            list(&defs)
+        );
+        out.push(Finding::of(defs[0], "KeptTwice", message));
+    }
 }
 
 fn block_findings(ipam: &Ipam, subnet: &str, out: &mut Vec<Finding>) {
@@ -132,6 +190,11 @@ fn block_findings(ipam: &Ipam, subnet: &str, out: &mut Vec<Finding>) {
                 report("OutsideSubnet", format!("{} is not in {} of Subnet {subnet}", b.cidr, s.cidr));
             }
             Some(_) => {}
+        }
+        if !ipam.has_node(&b.node) && !ipam.block_is_empty(b) {
+            let message =
+                format!("its node {} does not exist; it goes with the last address of that node", b.node);
+            report("NodeMissing", message);
         }
         match last {
             Some(other) if other.cidr.overlaps(&b.cidr) => report(

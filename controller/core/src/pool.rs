@@ -211,8 +211,9 @@ impl Pool {
             return None;
         }
         let (lo, hi) = numbers(within).into_inner();
-        let from = from.map_or(lo, Family::number).clamp(lo, hi);
-        self.first_in(from..=hi).or_else(|| self.first_in(lo..=hi)).map(|n| self.family.addr(n))
+        let from = from.map_or(lo, Family::number).max(lo);
+        let behind = if from <= hi { self.first_in(from..=hi) } else { None };
+        behind.or_else(|| self.first_in(lo..=hi)).map(|n| self.family.addr(n))
     }
 
     /// The first address in `within` that nobody has, those included that are given out only by address.
@@ -254,14 +255,14 @@ impl Pool {
     #[must_use]
     pub fn next_free(&self) -> Option<IpAddr> {
         let first = *self.free.first()?.start();
-        let last = *self.free.last()?.end();
-        let from = self.cursor.clamp(first, last);
-        self.first_in(from..=last).or(Some(first)).map(|n| self.family.addr(n))
+        let behind = self.first_in(self.cursor..=u128::MAX);
+        Some(self.family.addr(behind.unwrap_or(first)))
     }
 
     /// Says that `addr` was given out, so that [`Self::next_free`] goes on behind it.
     pub fn advance(&mut self, addr: IpAddr) {
-        self.cursor = Family::number(addr).saturating_add(1);
+        // Behind the very last address the search starts anew.
+        self.cursor = Family::number(addr).wrapping_add(1);
     }
 
     /// The first number free for anybody within `range`.

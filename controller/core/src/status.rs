@@ -67,6 +67,14 @@ fn add(a: Usage, b: Usage) -> Usage {
     }
 }
 
+fn in_force(usage: Usage) -> String {
+    let can = "addresses can be given out";
+    match usage.outside {
+        0 => can.to_owned(),
+        n => format!("{can}; {n} more are in use that it does not give out (any more)"),
+    }
+}
+
 /// A count as the API has it: 64 bits, saturating (an IPv6 /64 has more addresses than fit).
 #[must_use]
 pub fn api_count(n: u128) -> i64 {
@@ -127,7 +135,7 @@ impl Ipam {
                 let message = format!("every one of {} addresses is in use", usage.total);
                 Ready { ok: true, reason: "Full", message }
             }
-            None => Ready { ok: true, reason: "InForce", message: "addresses can be given out".to_owned() },
+            None => Ready { ok: true, reason: "InForce", message: in_force(usage) },
         };
         Some(SubnetStatus {
             ready,

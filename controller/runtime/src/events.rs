@@ -7,12 +7,10 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use tracing::debug;
 
+use braid_api::condition::shortened;
 use braid_types::well_known::CONTROLLER_MANAGER;
 
 use crate::write::Writer;
-
-/// Longest note that the API takes (events.k8s.io/v1, `note`).
-const LONGEST_NOTE: usize = 1024;
 
 /// Writes Events. Equal ones become one with a count.
 #[derive(Clone)]
@@ -63,14 +61,6 @@ impl Events {
     }
 }
 
-fn shortened(note: &str) -> String {
-    if note.len() <= LONGEST_NOTE {
-        return note.to_owned();
-    }
-    let cut = note.char_indices().map(|(i, _)| i).take_while(|i| *i <= LONGEST_NOTE - 3).last().unwrap_or(0);
-    format!("{}...", &note[..cut])
-}
-
 /// A reference to one of Braid's own objects, which have no namespace.
 pub(crate) fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     object.object_ref(&())
@@ -85,18 +75,5 @@ pub(crate) fn pod_reference(pod: &braid_types::model::PodRef) -> ObjectReference
         name: Some(pod.name.clone()),
         uid: Some(pod.uid.clone()),
         ..ObjectReference::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_notes_are_cut_between_characters() {
-        assert_eq!(shortened("full"), "full");
-        let long = "ü".repeat(900);
-        let cut = shortened(&long);
-        assert!(cut.len() <= LONGEST_NOTE && cut.ends_with("ü..."), "{} bytes", cut.len());
     }
 }

@@ -9,6 +9,7 @@ mod instance;
 mod node;
 mod owner;
 mod pod;
+mod unreadable;
 
 use std::sync::Arc;
 
@@ -17,11 +18,12 @@ use braid_informer::{Event, Informers, Selection, Undecodable};
 use kube::{Api, Client, ResourceExt};
 
 use crate::metrics::{Metrics, WatchLabel};
-use crate::world::Shared;
+use crate::world::{Shared, World};
 pub(crate) use declared::{Declared, learn as learn_declared};
 pub(crate) use instance::{learn, unlearn};
 pub(crate) use owner::of as owner_of;
 pub(crate) use pod::choice_of;
+pub(crate) use unreadable::{IP_INSTANCE, Unreadable};
 
 /// What a handler of any kind needs.
 #[derive(Debug, Clone)]
@@ -32,8 +34,26 @@ struct Index {
 
 impl Index {
     /// An object that exists and that nobody here understands. The watch has logged it already.
-    fn unreadable(&self, watch: &'static str, _: &Undecodable) {
-        self.metrics.undecodable.get_or_create(&WatchLabel { watch }).inc();
+    fn unreadable(&self, watch: &'static str, object: &Undecodable) {
+        if !object.deleted {
+            self.metrics.undecodable.get_or_create(&WatchLabel { watch }).inc();
+        }
+    }
+
+    /// The same of a kind of ours: it is shown as long as it is there.
+    fn unreadable_own(
+        &self,
+        world: &mut World,
+        watch: &'static str,
+        kind: &'static str,
+        object: &Undecodable,
+    ) {
+        self.unreadable(watch, object);
+        if object.deleted {
+            world.unreadable.forget(kind, &object.name);
+        } else {
+            world.unreadable.note(kind, &object.name, &object.uid, &object.reason);
+        }
     }
 }
 

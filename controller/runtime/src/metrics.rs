@@ -85,6 +85,8 @@ pub(crate) struct Metrics {
     pub(crate) addresses: Family<AddressLabels, Gauge<f64, AtomicU64>>,
     /// Objects that exist and are not understood.
     pub(crate) undecodable: Family<WatchLabel, Counter>,
+    /// Contradictions between objects, by reason.
+    pub(crate) contradictions: Family<ReasonLabel, Gauge>,
     /// Pods that were refused and wait.
     pub(crate) waiting: Gauge,
     /// Requests to the webhook by answer.
@@ -112,6 +114,7 @@ impl Metrics {
             queue_delayed: Family::default(),
             addresses: Family::default(),
             undecodable: Family::default(),
+            contradictions: Family::default(),
             waiting: Gauge::default(),
             admissions: Family::default(),
             admission_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
@@ -145,6 +148,11 @@ impl Metrics {
         r.register("queue_delayed", "Keys waiting for their time", self.queue_delayed.clone());
         r.register("addresses", "Addresses by subnet and state", self.addresses.clone());
         r.register("undecodable", "Objects that are not understood", self.undecodable.clone());
+        r.register(
+            "contradictions",
+            "Objects that contradict others, by reason",
+            self.contradictions.clone(),
+        );
         r.register("refused_pods", "Pods that were refused and wait", self.waiting.clone());
         r.register("admissions", "Webhook requests by answer", self.admissions.clone());
         r.register(
@@ -171,11 +179,13 @@ mod tests {
         let metrics = Metrics::new();
         metrics.refusals.get_or_create(&ReasonLabel { reason: "SubnetFull".into() }).inc();
         metrics.grant_seconds.observe(0.5);
+        metrics.contradictions.get_or_create(&ReasonLabel { reason: "Overlap".into() }).set(2);
         metrics.addresses.get_or_create(&AddressLabels { subnet: "pods".into(), state: "used" }).set(3.0);
         let text = metrics.text();
         for line in [
             "braid_controller_refusals_total{reason=\"SubnetFull\"} 1",
             "braid_controller_grant_seconds_count 1",
+            "braid_controller_contradictions{reason=\"Overlap\"} 2",
             "braid_controller_addresses{subnet=\"pods\",state=\"used\"} 3.0",
             "braid_controller_leader 0",
         ] {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use braid_controller_core::Config;
 use braid_controller_core::leader::{Elector, Timing};
-use braid_informer::{Informers, WatchHealth, harden};
+use braid_informer::{Informers, WatchHealth, connection};
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -124,18 +123,7 @@ fn config(args: &Args) -> Config {
 
 /// A client for the API server that the flags name.
 pub(crate) async fn client(args: &Args) -> anyhow::Result<Client> {
-    let mut config = match &args.kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path)
-                .with_context(|| format!("kubeconfig {} cannot be read", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-        }
-        None => kube::Config::infer().await.context("no way to the API server")?,
-    };
-    if let Some(url) = args.api_server.as_deref().filter(|url| !url.is_empty()) {
-        config.cluster_url = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
-    }
-    harden(&mut config);
+    let mut config = connection(args.kubeconfig.as_deref(), args.api_server.as_deref()).await?;
     // Writes have their own limits and repetitions, watches their own backoff.
     config.default_retry = false;
     info!(server = %config.cluster_url, "API server");

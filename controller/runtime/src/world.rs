@@ -13,6 +13,7 @@ use braid_types::model::{NodeDef, OwnerRef, PodRef};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use crate::index::Unreadable;
 use crate::queue::{Queue, RetryDelay};
 
 /// Uid of a pod.
@@ -135,6 +136,8 @@ pub(crate) struct World {
     pub(crate) subnets: BTreeMap<String, Arc<Subnet>>,
     /// Networks and Subnets that exist and cannot be used as they are: why. Keyed like the status queue.
     pub(crate) broken: BTreeMap<StatusKey, String>,
+    /// Objects that exist and cannot be read.
+    pub(crate) unreadable: Unreadable,
     /// resourceVersion of each IPInstance.
     pub(crate) instance_versions: HashMap<InstanceName, u64>,
     /// Addresses that the last full list did not have and that may be newer than it.
@@ -244,6 +247,7 @@ impl Shared {
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
             broken: BTreeMap::new(),
+            unreadable: Unreadable::default(),
             instance_versions: HashMap::new(),
             unsure: BTreeSet::new(),
             block_seen: HashMap::new(),

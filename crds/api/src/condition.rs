@@ -11,6 +11,19 @@ pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
     conditions.iter().any(|c| c.type_ == kind && c.status == "True")
 }
 
+/// Longest text for people that the API takes: the note of an Event (events.k8s.io/v1) and messages of our own schemas.
+const LONGEST: usize = 1024;
+
+/// The text, cut between two characters where it is too long for an Event or a message; then it ends in dots.
+#[must_use]
+pub fn shortened(text: &str) -> String {
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let end = (0..=LONGEST - 3).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    format!("{}...", &text[..end])
+}
+
 /// What a condition is to say from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Says {
@@ -63,6 +76,13 @@ mod tests {
 
     fn ready(status: bool, reason: &str) -> Says {
         Says { kind: READY, status, reason: reason.to_owned(), message: String::new() }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shortened("full"), "full");
+        let cut = shortened(&"ü".repeat(900));
+        assert!(cut.len() <= LONGEST && cut.ends_with("ü..."), "{} bytes", cut.len());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub enum Event<K> {
     Applied(Arc<K>),
     /// Deleted; the last state of it.
     Deleted(Arc<K>),
-    /// Exists, but is not understood. Where this happens in a full list, it comes before the
+    /// Exists, or existed until now, but is not understood. Where this happens in a full list, it comes before the
     /// [`Event::Reset`] that lacks the object, so that the handler can tell it from a vanished one.
     Undecodable(Undecodable),
 }
@@ -26,6 +26,10 @@ pub struct Undecodable {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// Whether this is its last state: it was deleted.
+    pub deleted: bool,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -35,6 +39,8 @@ impl From<InvalidObject> for Undecodable {
         Self {
             namespace: object.metadata.namespace,
             name: object.metadata.name.unwrap_or_default(),
+            uid: object.metadata.uid.unwrap_or_default(),
+            deleted: false,
             reason: object.error,
         }
     }

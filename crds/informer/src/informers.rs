@@ -1,7 +1,6 @@
 //! A process's set of watches.
 
 use std::fmt::Debug;
-use std::time::Duration;
 
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
@@ -17,7 +16,7 @@ use crate::task::{self, Listing};
 
 /// Seconds after which the API server ends a watch and it is taken up again. Below the idle limits of common
 /// load balancers (240 s), which otherwise drop the connection without telling either end.
-const WATCH_SECONDS: u32 = 195;
+pub(crate) const WATCH_SECONDS: u32 = 195;
 
 /// Which objects of a kind to watch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,12 +140,4 @@ impl Informers {
         let watches = self.watches.clone();
         move || watches.iter().map(|w| w.state.lock().clone()).collect()
     }
-}
-
-/// Sets the time limits without which a silently dropped connection keeps a request waiting for a quarter of
-/// an hour: five seconds to connect; reading may be silent a little longer than a quiet watch is.
-pub fn harden(config: &mut kube::Config) {
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 15));
-    config.write_timeout = Some(Duration::from_secs(30));
 }

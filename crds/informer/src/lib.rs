@@ -24,11 +24,14 @@
 //! ```
 
 mod backoff;
+mod connection;
 mod event;
 mod health;
 mod informers;
 mod task;
 
+pub use backoff::Backoff;
+pub use connection::{ConnectionError, connection};
 pub use event::{Event, Handler, Undecodable};
 pub use health::WatchHealth;
-pub use informers::{InSync, Informers, Selection, harden};
+pub use informers::{InSync, Informers, Selection};

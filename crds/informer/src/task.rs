@@ -9,7 +9,7 @@ use kube::runtime::watcher;
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
-use crate::event::{Event, Handler};
+use crate::event::{Event, Handler, Undecodable};
 use crate::health::Shared;
 
 /// Longest silence while a full list is under way. Afterwards the watcher's own idle limit holds.
@@ -53,7 +53,7 @@ pub(crate) async fn run<K, T, S>(
                 debug!(watch = health.name, "the API server offers no streaming lists, using paged ones");
                 listing = Listing::Paged;
             }
-            Ended::Restart => tokio::time::sleep(backoff.next(rand::random())).await,
+            Ended::Restart => tokio::time::sleep(backoff.delay()).await,
         }
     }
 }
@@ -103,7 +103,7 @@ async fn pump<K, T>(
             }
             Some(Err(error)) => {
                 health.failed(error.to_string());
-                let delay = backoff.next(rand::random());
+                let delay = backoff.delay();
                 if is_expired(&error) {
                     debug!(watch = name, %error, "fell behind, listing again");
                 } else {
@@ -142,14 +142,15 @@ fn take<K, T>(
         }
         watcher::Event::InitApply(DeserializeGuard(Err(invalid)))
         | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
-            let undecodable = invalid.into();
+            let undecodable: Undecodable = invalid.into();
             warn!(watch = name, error = %undecodable, "object is not understood and left out");
             handler.handle(Event::Undecodable(undecodable));
             health.handled();
         }
-        // Nobody was told that it exists in a readable form, unless an older state of it was readable; that
-        // one goes with the next full list.
-        watcher::Event::Delete(DeserializeGuard(Err(_))) => health.handled(),
+        watcher::Event::Delete(DeserializeGuard(Err(invalid))) => {
+            handler.handle(Event::Undecodable(Undecodable { deleted: true, ..invalid.into() }));
+            health.handled();
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn word(event: &Event<ConfigMap>) -> String {
         Event::Reset(all) => format!("reset {}", all.iter().map(|o| name(o)).collect::<Vec<_>>().join(",")),
         Event::Applied(o) => format!("applied {}", name(o)),
         Event::Deleted(o) => format!("deleted {}", name(o)),
+        Event::Undecodable(u) if u.deleted => format!("undecodable {} deleted", u.name),
         Event::Undecodable(u) => format!("undecodable {}", u.name),
     }
 }
@@ -152,11 +153,13 @@ async fn an_unreadable_object_does_not_hide_the_others() {
             Ok(E::InitDone),
             Ok(E::Apply(unreadable("y"))),
             Ok(E::Apply(config_map("b"))),
+            Ok(E::Delete(unreadable("y"))),
         ]],
-        4,
+        5,
     )
     .await;
-    assert_eq!(played.words, ["undecodable x", "reset a", "undecodable y", "applied b"]);
+    let want = ["undecodable x", "reset a", "undecodable y", "applied b", "undecodable y deleted"];
+    assert_eq!(played.words, want);
 }
 
 #[tokio::test(start_paused = true)]

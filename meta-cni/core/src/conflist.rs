@@ -37,27 +37,20 @@ pub struct Chained {
 pub enum ChainedPlugin {
     /// `portmap`: host ports of pods.
     Portmap,
-    /// `bandwidth`: the bandwidth annotations of pods.
-    Bandwidth,
 }
 
 impl ChainedPlugin {
-    /// Every plugin, in the order in which they are chained.
-    pub const ALL: [Self; 2] = [Self::Portmap, Self::Bandwidth];
-
     /// Name of the plugin's file.
     #[must_use]
     pub fn file_name(self) -> &'static str {
         match self {
             Self::Portmap => "portmap",
-            Self::Bandwidth => "bandwidth",
         }
     }
 
     fn config(self) -> Value {
         match self {
             Self::Portmap => json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}),
-            Self::Bandwidth => json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
         }
     }
 }

@@ -95,12 +95,6 @@ impl Command {
             _ => false,
         }
     }
-
-    /// Whether a success prints a result.
-    #[must_use]
-    pub fn has_result(self) -> bool {
-        matches!(self, Self::Add | Self::Version)
-    }
 }
 
 /// The environment of a call, checked. Variables that the command needs are there.

@@ -31,8 +31,6 @@ impl ErrorCode {
     pub const TRY_AGAIN: Self = Self(11);
     /// The plugin cannot serve ADD at present (answer to STATUS).
     pub const NOT_AVAILABLE: Self = Self(50);
-    /// As [`Self::NOT_AVAILABLE`], and running containers may have limited connectivity.
-    pub const LIMITED_CONNECTIVITY: Self = Self(51);
     /// Attaching failed for good: kernel or configuration refuse it (Braid's own code).
     pub const ATTACH_FAILED: Self = Self(100);
     /// CHECK found something missing or changed (Braid's own code).

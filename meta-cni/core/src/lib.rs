@@ -8,7 +8,6 @@
 
 pub mod attachment;
 pub mod call;
-pub mod check;
 pub mod conflist;
 pub mod env;
 pub mod error;
@@ -16,7 +15,6 @@ pub mod invocation;
 pub mod netconf;
 pub mod record;
 pub mod result;
-pub mod teardown;
 pub mod version;
 
 pub use attachment::{Attachment, AttachmentId, AttachmentKind, ContainerId, PodRef};

@@ -154,21 +154,6 @@ impl CniResult {
         Ok(Self { interfaces, ips, routes, dns })
     }
 
-    /// The result as an older version expresses it: what `version` has no field for is gone.
-    #[must_use]
-    pub fn as_of(&self, version: CniVersion) -> Self {
-        if version >= CniVersion::V1_1_0 {
-            return self.clone();
-        }
-        let interfaces = self
-            .interfaces
-            .iter()
-            .map(|i| Interface { mtu: None, socket_path: None, pci_id: None, ..i.clone() })
-            .collect();
-        let routes = self.routes.iter().map(|r| Route::new(r.dst, r.gw)).collect();
-        Self { interfaces, routes, ..self.clone() }
-    }
-
     /// Appends what `ours` made to a previous result, because a chained plugin hands on what it was given
     /// (spec section 2, ADD).
     #[must_use]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use braid_api::condition::{self, READY, Says};
+use braid_api::condition::{self, READY, Says, shortened};
 use braid_api::parse::time;
 use braid_api::{NodeNetwork, NodeNetworkEntry, NodeNetworkSpec, NodeNetworkStatus, Vtep};
+use braid_informer::Backoff;
 use braid_types::model::{NodeDef, UnixSeconds};
 use braid_types::well_known::NODE_MANAGER;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
@@ -28,12 +28,8 @@ use crate::release::now;
 use crate::store::Store;
 use crate::watches::NETWORK_UNAVAILABLE;
 
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Most failures that one NodeNetwork and one event name: the rest is in the log.
 const NAMED: usize = 5;
-/// Longest message that the schema allows.
-const LONGEST: usize = 1024;
 
 /// Tells the API server.
 pub(crate) struct Publisher {
@@ -65,7 +61,7 @@ impl Publisher {
         let recorder = Recorder::new(self.client.clone(), reporter);
         let mut published = Published::default();
         let mut changes = self.store.changes();
-        let mut retry = FIRST_RETRY;
+        let mut backoff = Backoff::default();
         loop {
             changes.mark_unchanged();
             let report = self.reports.borrow_and_update().clone();
@@ -75,7 +71,7 @@ impl Publisher {
             };
             match done {
                 Ok(()) => {
-                    retry = FIRST_RETRY;
+                    backoff.reset();
                     tokio::select! {
                         () = stop.cancelled() => return,
                         changed = self.reports.changed() => if changed.is_err() { return },
@@ -87,9 +83,8 @@ impl Publisher {
                     warn!(error = chain(&error), "cannot tell the API server about this node yet");
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(retry) => {}
+                        () = tokio::time::sleep(backoff.delay()) => {}
                     }
-                    retry = (retry * 2).min(LAST_RETRY);
                 }
             }
         }
@@ -194,7 +189,7 @@ impl Publisher {
             let event = Event {
                 type_: EventType::Warning,
                 reason,
-                note: Some(cut(&text, LONGEST)),
+                note: Some(shortened(&text)),
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
@@ -233,7 +228,7 @@ fn ready(report: &Report) -> Says {
         kind: READY,
         status,
         reason: reason.to_owned(),
-        message: cut(&message, LONGEST),
+        message: shortened(&message),
     };
     match &report.waiting_for {
         Some(why) => says(false, "NotReady", why.clone()),
@@ -267,7 +262,7 @@ fn entry(name: &str, network: &LocalNetwork) -> NodeNetworkEntry {
         name: name.to_owned(),
         ready: network.ready,
         reason: Some(network.reason.clone()),
-        message: Some(cut(&network.message, LONGEST)),
+        message: Some(shortened(&network.message)),
         parent: network.parent.as_ref().map(ToString::to_string),
         device: network.device.as_ref().map(ToString::to_string),
         mtu: network.mtu,
@@ -313,11 +308,6 @@ fn sentences(report: &Report) -> Vec<(String, String)> {
         })
         .chain(failed)
         .collect()
-}
-
-fn cut(text: &str, longest: usize) -> String {
-    let end = (0..=longest.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    text[..end].to_owned()
 }
 
 #[cfg(test)]

@@ -73,9 +73,3 @@ fn people_hear_of_networks_that_are_broken_but_not_of_those_that_wait() {
     report.networks.get_mut("lab").unwrap().reason = "WaitingForAddress".into();
     assert!(sentences(&report).is_empty());
 }
-
-#[test]
-fn long_texts_are_cut_between_characters() {
-    assert_eq!(cut("äöü", 3), "ä");
-    assert_eq!(cut("abc", 9), "abc");
-}

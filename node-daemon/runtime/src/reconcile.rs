@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use braid_informer::InSync;
+use braid_informer::{Backoff, InSync};
 use braid_node_core::actual::Actual;
 use braid_node_core::desired::Desired;
 use braid_node_core::overlay::{self, NotReady};
@@ -30,8 +30,6 @@ use crate::{sweep, view};
 
 /// Changes that come together are handled together.
 const COALESCE: Duration = Duration::from_millis(50);
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Times that a plan may turn out to be outdated before pods have to wait for the next one.
 const OPTIMISM: u32 = 3;
 /// How long a node that was never ready waits for Networks that wait for the controller. Longer, and one full
@@ -120,7 +118,7 @@ impl<P: Plumbing> Loop<P> {
     /// like a cluster without Networks.
     pub(crate) async fn run(self, _proof: InSync, stop: CancellationToken) {
         let synced = Instant::now();
-        let mut retry = FIRST_RETRY;
+        let mut backoff = Backoff::default();
         // What an agent before this one made differently is no drift.
         let mut cause = Cause::Start;
         let mut was_ready = false;
@@ -134,11 +132,9 @@ impl<P: Plumbing> Loop<P> {
             self.health.alive();
 
             let wait = if failed {
-                let now = retry;
-                retry = (retry * 2).min(LAST_RETRY);
-                now
+                backoff.delay()
             } else {
-                retry = FIRST_RETRY;
+                backoff.reset();
                 if patient { self.resync.min(Duration::from_secs(1)) } else { self.resync }
             };
             cause = tokio::select! {

@@ -165,7 +165,10 @@ fn feed_as<V: Send + 'static>(
                 None => return,
             },
             Event::Deleted(object) => Change::Deleted(object.0.clone()),
-            Event::Undecodable(object) => Change::Unreadable(key(object.namespace.as_deref(), &object.name)),
+            Event::Undecodable(object) => {
+                let name = key(object.namespace.as_deref(), &object.name);
+                if object.deleted { Change::Deleted(name) } else { Change::Unreadable(name) }
+            }
         };
         store.update(|index| apply(index, change));
     }

@@ -65,15 +65,19 @@ impl Ipam {
         if self.networks.get(&def.name) == Some(&def) {
             return Effects::default();
         }
-        let name = def.name.clone();
-        self.networks.insert(name.clone(), def);
+        let (name, space) = (def.name.clone(), def.space.clone());
+        let old = self.networks.insert(name.clone(), def);
+        if old.map(|n| n.space).unwrap_or_default() != space {
+            self.place_all();
+        }
         self.network_changed(name)
     }
 
     /// A Network is gone.
     pub fn remove_network(&mut self, name: &str) -> Effects {
-        if self.networks.remove(name).is_none() {
-            return Effects::default();
+        let Some(old) = self.networks.remove(name) else { return Effects::default() };
+        if !old.space.is_empty() {
+            self.place_all();
         }
         self.network_changed(name.to_owned())
     }
@@ -149,61 +153,6 @@ impl Ipam {
         Stored::New
     }
 
-    /// A Subnet has appeared or changed: what belongs to it is at home now, and what lies in it without belonging to
-    /// it is taken there.
-    fn settle_misplaced(&mut self, subnet: &str) {
-        let Some(slot) = self.slots.get(subnet) else { return };
-        let Some(def) = &slot.def else { return };
-        let (space, range) = (self.space_of(def), def.cidr.range());
-        let name = |a| InstanceName::new(space, a);
-        let own: Vec<InstanceName> =
-            slot.pool.taken_in(&range).map(|(a, _)| name(a)).filter(|n| self.misplaced.contains(n)).collect();
-        // Names are ordered by address; the empty space is the first of each.
-        let in_range = InstanceName::new("", range.first())..;
-        let lying_in: Vec<InstanceName> = self
-            .misplaced
-            .range(in_range)
-            .take_while(|n| n.address() <= range.last())
-            .filter(|n| n.space() == space)
-            .cloned()
-            .collect();
-        for name in own.into_iter().chain(lying_in) {
-            let Some(home) = self.instance(&name).map(|d| d.subnet.clone()) else { continue };
-            if home == subnet {
-                self.misplaced.remove(&name);
-                for other in self.foreign.remove(&name).into_iter().flatten() {
-                    self.free(&other, &name);
-                }
-            } else {
-                self.occupy(subnet, &name);
-            }
-        }
-    }
-
-    /// Takes an address wherever it lies, when its own Subnet does not have it.
-    fn occupy_elsewhere(&mut self, name: &InstanceName) {
-        let Some(def) = self.instance(name) else { return };
-        let address = name.address();
-        if self.subnet(&def.subnet).is_some_and(|s| s.cidr.contains(address)) {
-            return;
-        }
-        let lies_in = |s: &&SubnetDef| {
-            s.name != def.subnet && s.cidr.contains(address) && self.space_of(s) == name.space()
-        };
-        let subnets: Vec<String> = self.subnets().filter(lies_in).map(|s| s.name.clone()).collect();
-        self.misplaced.insert(name.clone());
-        for subnet in subnets {
-            self.occupy(&subnet, name);
-        }
-    }
-
-    fn occupy(&mut self, subnet: &str, name: &InstanceName) {
-        if let Some(slot) = self.slots.get_mut(subnet) {
-            slot.pool.take(name.address(), Mark::Reserved);
-            self.foreign.entry(name.clone()).or_default().insert(subnet.to_owned());
-        }
-    }
-
     /// A Subnet is gone. What was given out of it is not forgotten.
     pub fn remove_subnet(&mut self, name: &str) -> Effects {
         let Some(slot) = self.slots.get_mut(name).filter(|s| s.def.is_some()) else {
@@ -218,7 +167,7 @@ impl Ipam {
         for address in homeless {
             let instance = InstanceName::new(&space, address);
             if self.foreign.get_mut(&instance).is_some_and(|subnets| subnets.remove(name)) {
-                self.free(name, &instance);
+                self.free_as(Mark::Reserved, name, &instance);
             } else {
                 self.occupy_elsewhere(&instance);
             }
@@ -358,8 +307,12 @@ impl Ipam {
                 effects.wake.remove(&Topic::Subnet(subnet));
             }
         }
-        if let Some(pending) = self.pending.remove(&name).filter(|p| p.subnet != def.subnet) {
-            effects.merge(self.free(&pending.subnet, &name));
+        effects.merge(self.forget_unreadable(&name));
+        if let Some(pending) = self.pending.remove(&name) {
+            let freed = self.free(&pending.subnet, &name);
+            if pending.subnet != def.subnet {
+                effects.merge(freed);
+            }
         }
         if def.phase == Phase::Releasing && def.release_at.is_some() {
             cooling_since.get_or_insert(now);
@@ -379,7 +332,7 @@ impl Ipam {
     fn link(&mut self, def: Arc<InstanceDef>, cooling_since: Option<UnixSeconds>) {
         let name = def.name.clone();
         let slot = self.slots.entry(def.subnet.clone()).or_default();
-        slot.pool.take(name.address(), mark_of(def.phase));
+        slot.hold(name.address(), mark_of(def.phase));
         if is_vtep(&def) {
             slot.vteps += 1;
             let key = (def.network.clone(), def.node.clone().unwrap_or_default());
@@ -399,7 +352,7 @@ impl Ipam {
     }
 
     /// Takes an address out of every index.
-    fn unlink(&mut self, name: &InstanceName) -> Effects {
+    pub(super) fn unlink(&mut self, name: &InstanceName) -> Effects {
         let Some(Held { def, .. }) = self.instances.remove(name) else { return Effects::default() };
         if is_vtep(&def) {
             if let Some(slot) = self.slots.get_mut(&def.subnet) {
@@ -439,19 +392,21 @@ impl Ipam {
                 }
             }
         }
-        let mut effects = self.free(&def.subnet, name);
-        self.misplaced.remove(name);
-        for subnet in self.foreign.remove(name).into_iter().flatten() {
-            effects.merge(self.free(&subnet, name));
-        }
+        let mut effects = self.free_as(mark_of(def.phase), &def.subnet, name);
+        effects.merge(self.take_home(name));
         effects
     }
 
-    /// Gives an address back to its pool.
+    /// Gives an address that was promised back to its pool.
     pub(super) fn free(&mut self, subnet: &str, name: &InstanceName) -> Effects {
+        self.free_as(Mark::Pending, subnet, name)
+    }
+
+    /// Gives an address back to its pool for the holder that had it as `mark`.
+    pub(super) fn free_as(&mut self, mark: Mark, subnet: &str, name: &InstanceName) -> Effects {
         let mut effects = self.touched(subnet);
         if let Some(slot) = self.slots.get_mut(subnet)
-            && slot.pool.release(name.address())
+            && slot.let_go(name.address(), mark)
         {
             effects.wake.insert(Topic::Subnet(subnet.to_owned()));
             // The last pod has left a Subnet that is being deleted: the nodes' own addresses go now.

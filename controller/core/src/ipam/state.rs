@@ -62,6 +62,8 @@ pub struct Lists {
     pub blocks: Vec<BlockDef>,
     /// Addresses.
     pub instances: Vec<Arc<InstanceDef>>,
+    /// Addresses whose objects cannot be read.
+    pub unreadable: BTreeSet<InstanceName>,
     /// Nodes.
     pub nodes: Vec<NodeFact>,
     /// Pods.
@@ -100,6 +102,38 @@ pub(super) struct Slot {
     pub(super) blocks: Blocks,
     /// Tunnel end addresses among those that are taken.
     pub(super) vteps: usize,
+    /// What the further holders of an address have it as, where objects contradict each other: one of another address
+    /// space names this Subnet too, say. The pool has the first of all.
+    others: BTreeMap<IpAddr, Vec<Mark>>,
+}
+
+impl Slot {
+    /// Takes an address for one holder more.
+    pub(super) fn hold(&mut self, address: IpAddr, mark: Mark) {
+        let mut all = self.others.remove(&address).unwrap_or_default();
+        all.extend(self.pool.mark(address));
+        all.push(mark);
+        self.show(address, all);
+    }
+
+    /// Gives it back for a holder that had it as `mark`. Whether it is free now.
+    pub(super) fn let_go(&mut self, address: IpAddr, mark: Mark) -> bool {
+        let Some(mut all) = self.others.remove(&address) else { return self.pool.release(address) };
+        all.extend(self.pool.mark(address));
+        if let Some(at) = all.iter().position(|m| *m == mark) {
+            all.swap_remove(at);
+        }
+        self.show(address, all);
+        false
+    }
+
+    fn show(&mut self, address: IpAddr, mut all: Vec<Mark>) {
+        all.sort_unstable();
+        self.pool.take(address, all.remove(0));
+        if !all.is_empty() {
+            self.others.insert(address, all);
+        }
+    }
 }
 
 /// One address that was given out.
@@ -141,7 +175,9 @@ pub struct Ipam {
     /// Subnet of each known block.
     pub(super) block_subnet: HashMap<String, String>,
     pub(super) pending: HashMap<InstanceName, Pending>,
-    /// Addresses that their own Subnet does not have, or whose Subnet is not there.
+    /// Addresses whose objects exist and cannot be read.
+    pub(super) unreadable: BTreeSet<InstanceName>,
+    /// Addresses that their own Subnet does not have, or whose Subnet is not there or not known.
     pub(super) misplaced: BTreeSet<InstanceName>,
     /// Subnets in which such an address lies and is taken: nobody else can create an object of its name.
     pub(super) foreign: HashMap<InstanceName, BTreeSet<String>>,
@@ -182,6 +218,7 @@ impl Ipam {
             by_vtep: BTreeMap::new(),
             block_subnet: HashMap::new(),
             pending: HashMap::new(),
+            unreadable: BTreeSet::new(),
             misplaced: BTreeSet::new(),
             foreign: HashMap::new(),
             last_grant: 0,
@@ -196,6 +233,7 @@ impl Ipam {
         ipam.reset_subnets(lists.subnets);
         ipam.reset_nodes(lists.nodes);
         ipam.reset_blocks(lists.blocks);
+        ipam.reset_unreadable(&lists.unreadable);
         ipam.reset_instances(lists.instances, now);
         ipam.reset_pods(lists.pods);
         (ipam, Restored(()))
@@ -307,6 +345,12 @@ impl Ipam {
         self.nodes.values()
     }
 
+    /// Whether there is a node of this name.
+    #[must_use]
+    pub fn has_node(&self, name: &str) -> bool {
+        self.nodes.contains_key(name)
+    }
+
     /// Whether the node exists and the Network's node selector picks it.
     #[must_use]
     pub fn is_member(&self, network: &NetworkDef, node: &str) -> bool {
@@ -336,7 +380,7 @@ impl Ipam {
         network.kind == NetworkType::Vxlan
     }
 
-    pub(super) fn space_of(&self, subnet: &SubnetDef) -> &str {
+    pub(crate) fn space_of(&self, subnet: &SubnetDef) -> &str {
         self.networks.get(&subnet.network).map_or("", |n| n.space.as_str())
     }
 

@@ -1,5 +1,6 @@
 //! The same objects give the same state, in whatever order, number and grouping their events come.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use braid_controller_core::ipam::Lists;
@@ -18,6 +19,8 @@ enum Event {
     Node(usize, bool),
     Block(usize, Option<usize>),
     Instance(usize, Option<(usize, usize, Phase)>),
+    /// Its object cannot be read any more.
+    Unreadable(usize),
     Pod(usize, Option<bool>),
 }
 
@@ -31,6 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
         (0usize..6, prop::option::weighted(0.7, 0usize..3)).prop_map(|(i, x)| Event::Block(i, x)),
         (0usize..20, prop::option::weighted(0.7, (0usize..3, 0usize..4, phase)))
             .prop_map(|(i, x)| Event::Instance(i, x)),
+        (0usize..20).prop_map(Event::Unreadable),
         (0usize..4, prop::option::weighted(0.7, any::<bool>())).prop_map(|(i, x)| Event::Pod(i, x)),
     ]
 }
@@ -51,8 +55,12 @@ fn block_def(i: usize, owner: usize) -> BlockDef {
     BlockDef { name: block_name(&subnet, &cidr), subnet, cidr, node: format!("n{owner}") }
 }
 
+fn instance_name(i: usize) -> InstanceName {
+    InstanceName::new("", format!("10.0.0.{i}").parse().unwrap())
+}
+
 fn instance_def(i: usize, sub: usize, pod: usize, phase: Phase) -> Arc<InstanceDef> {
-    let name = InstanceName::new("", format!("10.0.0.{i}").parse().unwrap());
+    let name = instance_name(i);
     let vtep = pod == 3;
     Arc::new(InstanceDef {
         uid: format!("uid{i}"),
@@ -89,6 +97,7 @@ struct Objects {
     nodes: [Option<NodeFact>; 3],
     blocks: [Option<BlockDef>; 6],
     instances: [Option<Arc<InstanceDef>>; 20],
+    unreadable: BTreeSet<InstanceName>,
     pods: [Option<PodFact>; 4],
 }
 
@@ -103,7 +112,14 @@ impl Objects {
             Event::Subnet(i, x) => self.subnets[i] = x.map(|(n, r)| subnet_def(i, n, r)),
             Event::Node(i, x) => self.nodes[i] = x.then(|| node(&format!("n{i}"))),
             Event::Block(i, x) => self.blocks[i] = x.map(|o| block_def(i, o)),
-            Event::Instance(i, x) => self.instances[i] = x.map(|(s, p, ph)| instance_def(i, s, p, ph)),
+            Event::Instance(i, x) => {
+                self.instances[i] = x.map(|(s, p, ph)| instance_def(i, s, p, ph));
+                self.unreadable.remove(&instance_name(i));
+            }
+            Event::Unreadable(i) => {
+                self.instances[i] = None;
+                self.unreadable.insert(instance_name(i));
+            }
             Event::Pod(i, x) => {
                 self.pods[i] = x.map(|finished| PodFact { uid: format!("pod-{i}"), finished });
             }
@@ -116,6 +132,7 @@ impl Objects {
             subnets: present(&self.subnets),
             blocks: present(&self.blocks),
             instances: present(&self.instances),
+            unreadable: self.unreadable.clone(),
             nodes: present(&self.nodes),
             pods: present(&self.pods),
         }
@@ -134,8 +151,10 @@ fn feed(ipam: &mut Ipam, event: &Event) {
         Event::Block(i, None) => ipam.remove_block(&block_def(i, 0).name),
         Event::Instance(i, Some((s, p, ph))) => ipam.upsert_instance(instance_def(i, s, p, ph), 0),
         Event::Instance(i, None) => {
-            ipam.remove_instance(&instance_def(i, 0, 0, Phase::Bound).name, &format!("uid{i}"))
+            ipam.forget_unreadable(&instance_name(i));
+            ipam.remove_instance(&instance_name(i), &format!("uid{i}"))
         }
+        Event::Unreadable(i) => ipam.upsert_unreadable(&instance_name(i)),
         Event::Pod(i, Some(finished)) => ipam.upsert_pod(PodFact { uid: format!("pod-{i}"), finished }),
         Event::Pod(i, None) => ipam.remove_pod(&format!("pod-{i}")),
     };
@@ -161,7 +180,7 @@ fn answers(ipam: &mut Ipam) -> String {
         say(format!("{:?}", ipam.taken(&name).map(|(a, d)| (a, d.map(|d| &d.phase))).collect::<Vec<_>>()));
     }
     for i in 0..20 {
-        let name = instance_def(i, 0, 0, Phase::Bound).name.clone();
+        let name = instance_name(i);
         say(format!("{name} {:?}", ipam.decide(&restored, &name, Default::default(), 0)));
     }
     say(format!("{:?}", braid_controller_core::gc::findings(ipam)));
@@ -215,7 +234,7 @@ proptest! {
             Event::Subnet(..) => 1,
             Event::Node(..) => 2,
             Event::Block(..) => 3,
-            Event::Instance(..) => 4,
+            Event::Instance(..) | Event::Unreadable(_) => 4,
             Event::Pod(..) => 5usize,
         };
         let mut overtaken = events.clone();
@@ -227,6 +246,7 @@ proptest! {
         let lists = objects.lists();
         let (mut squashed, _) = Ipam::restore(Config::default(), so_far.lists(), 0);
         squashed.reset_pods(lists.pods);
+        squashed.reset_unreadable(&lists.unreadable);
         squashed.reset_instances(lists.instances, 0);
         squashed.reset_blocks(lists.blocks);
         squashed.reset_nodes(lists.nodes);

@@ -1,6 +1,7 @@
 //! The controller's decisions as its shell sees them.
 
 mod admission;
+mod block_histories;
 mod blocks;
 mod cluster;
 mod events;
@@ -10,6 +11,8 @@ mod kept;
 mod leader;
 mod pool;
 mod protocol;
+mod reference;
 mod release;
+mod restore;
 mod status;
 mod verdict;

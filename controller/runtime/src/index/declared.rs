@@ -18,6 +18,8 @@ pub(crate) trait Declared: Resource<DynamicType = ()> + Clone {
     type Def: for<'a> TryFrom<&'a Self, Error = ParseError>;
     /// Name of its watch.
     const WATCH: &'static str;
+    /// Its kind.
+    const KIND: &'static str;
 
     /// Its place in the status queue.
     fn key(name: String) -> StatusKey;
@@ -34,6 +36,7 @@ pub(crate) trait Declared: Resource<DynamicType = ()> + Clone {
 impl Declared for Network {
     type Def = NetworkDef;
     const WATCH: &'static str = "networks";
+    const KIND: &'static str = "Network";
 
     fn key(name: String) -> StatusKey {
         StatusKey::Network(name)
@@ -59,6 +62,7 @@ impl Declared for Network {
 impl Declared for Subnet {
     type Def = SubnetDef;
     const WATCH: &'static str = "subnets";
+    const KIND: &'static str = "Subnet";
 
     fn key(name: String) -> StatusKey {
         StatusKey::Subnet(name)
@@ -90,15 +94,19 @@ pub(super) fn handle<K: Declared>(index: &Index, event: Event<K>) {
             let name = raw.name_any();
             K::raw(&mut world).remove(&name);
             world.broken.remove(&K::key(name.clone()));
+            world.unreadable.forget(K::KIND, &name);
             K::remove(&mut world.ipam, &name)
         }
-        Event::Undecodable(object) => return index.unreadable(K::WATCH, &object),
+        Event::Undecodable(object) => {
+            return index.unreadable_own(&mut world, K::WATCH, K::KIND, &object);
+        }
     };
     index.shared.dispatch(&world, effects);
 }
 
 /// A full list. It may be older than what an own write has told already.
 fn reset<K: Declared>(world: &mut World, all: Vec<Arc<K>>) -> Effects {
+    world.unreadable.listed(K::KIND);
     let known = std::mem::take(K::raw(world));
     let newer = |listed: Arc<K>| match known.get(&listed.name_any()) {
         Some(known) if is_older(&*listed, Some(&**known)) => known.clone(),
@@ -149,6 +157,7 @@ fn add_status(effects: &mut Effects, key: StatusKey) {
 /// The parsed object, or a note on what is wrong with it.
 fn parse<K: Declared>(world: &mut World, raw: &Arc<K>) -> Option<K::Def> {
     let key = K::key(raw.name_any());
+    world.unreadable.forget(K::KIND, &raw.name_any());
     match K::Def::try_from(&**raw) {
         Ok(def) => {
             world.broken.remove(&key);

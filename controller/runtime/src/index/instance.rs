@@ -11,7 +11,7 @@ use braid_types::model::InstanceDef;
 use kube::ResourceExt;
 use tracing::warn;
 
-use super::Index;
+use super::{IP_INSTANCE, Index};
 use crate::clock::seconds as now;
 use crate::world::{Shared, Sweep, World};
 
@@ -21,15 +21,16 @@ pub(crate) struct InstanceNews {
     name: String,
     uid: String,
     version: u64,
-    def: Option<Arc<InstanceDef>>,
+    /// The address, or what is wrong with its object.
+    def: Result<Arc<InstanceDef>, String>,
 }
 
 /// Parses an IPInstance.
 pub(crate) fn news(raw: &IPInstance) -> InstanceNews {
     let def = InstanceDef::try_from(raw)
-        .inspect_err(|error| warn!(%error, "address is left out"))
-        .ok()
-        .map(Arc::new);
+        .inspect_err(|error| warn!(%error, "address is left alone"))
+        .map(Arc::new)
+        .map_err(|error| error.to_string());
     InstanceNews {
         name: raw.name_any(),
         uid: raw.uid().unwrap_or_default(),
@@ -48,14 +49,34 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
             }
             world.unsure.extend(unsure);
             world.instance_versions = known.iter().map(|(d, v)| (d.name.clone(), *v)).collect();
-            world.ipam.reset_instances(known.into_iter().map(|(d, _)| d).collect(), now())
+            for news in &all {
+                note(&mut world, news);
+            }
+            world.unreadable.listed(IP_INSTANCE);
+            let unreadable = world.unreadable.addresses();
+            let mut effects = world.ipam.reset_unreadable(&unreadable);
+            effects.merge(world.ipam.reset_instances(known.into_iter().map(|(d, _)| d).collect(), now()));
+            effects
         }
         Event::Applied(news) => take(&mut world, &news),
         Event::Deleted(news) => {
-            let Ok(name) = news.name.parse::<InstanceName>() else { return };
+            let Ok(name) = news.name.parse::<InstanceName>() else {
+                world.unreadable.forget(IP_INSTANCE, &news.name);
+                return;
+            };
             forget(&mut world, &name, &news.uid)
         }
-        Event::Undecodable(object) => return index.unreadable("ipinstances", &object),
+        Event::Undecodable(object) => {
+            let Ok(name) = object.name.parse::<InstanceName>() else {
+                return index.unreadable_own(&mut world, "ipinstances", IP_INSTANCE, &object);
+            };
+            if object.deleted {
+                forget(&mut world, &name, &object.uid)
+            } else {
+                index.unreadable_own(&mut world, "ipinstances", IP_INSTANCE, &object);
+                world.ipam.upsert_unreadable(&name)
+            }
+        }
     };
     index.shared.dispatch(&world, effects);
     index.shared.queues.sweeps.add_after(Sweep::Blocks, super::SWEEP_DELAY);
@@ -67,7 +88,7 @@ fn listed(world: &World, all: &[Arc<InstanceNews>]) -> (Vec<(Arc<InstanceDef>, u
     let newest = all.iter().map(|n| n.version).max().unwrap_or_default();
     let mut merged: HashMap<InstanceName, (Arc<InstanceDef>, u64)> = all
         .iter()
-        .filter_map(|n| Some((n.def.clone()?, n.version)))
+        .filter_map(|n| Some((n.def.clone().ok()?, n.version)))
         .map(|(def, version)| (def.name.clone(), (def, version)))
         .collect();
     let mut unsure = Vec::new();
@@ -94,7 +115,7 @@ pub(crate) fn learn(shared: &Shared, raw: &IPInstance) -> Option<Arc<InstanceDef
     let mut world = shared.world();
     let effects = take(&mut world, &news);
     shared.dispatch(&world, effects);
-    news.def
+    news.def.ok()
 }
 
 /// Takes in that an address object is gone, ahead of the watch.
@@ -105,17 +126,40 @@ pub(crate) fn unlearn(shared: &Shared, name: &InstanceName, uid: &str) {
 }
 
 fn take(world: &mut World, news: &InstanceNews) -> Effects {
-    let Some(def) = &news.def else { return Effects::default() };
+    let Ok(name) = news.name.parse::<InstanceName>() else {
+        note(world, news);
+        return Effects::default();
+    };
     // The answer to an own write is often known before the watch delivers what preceded it: an older state must not
     // win over a newer one, nor an object over the one that was made under its name after it.
-    if world.instance_versions.get(&def.name).is_some_and(|known| *known > news.version) {
+    if world.instance_versions.get(&name).is_some_and(|known| *known > news.version) {
         return Effects::default();
     }
-    world.instance_versions.insert(def.name.clone(), news.version);
-    world.ipam.upsert_instance(def.clone(), now())
+    note(world, news);
+    world.instance_versions.insert(name.clone(), news.version);
+    match &news.def {
+        Ok(def) => world.ipam.upsert_instance(def.clone(), now()),
+        Err(_) => world.ipam.upsert_unreadable(&name),
+    }
+}
+
+/// Writes down what is wrong with an object, or that nothing is.
+fn note(world: &mut World, news: &InstanceNews) {
+    match &news.def {
+        Ok(_) => {
+            world.unreadable.forget(IP_INSTANCE, &news.name);
+        }
+        Err(why) => world.unreadable.note(IP_INSTANCE, &news.name, &news.uid, why),
+    }
 }
 
 fn forget(world: &mut World, name: &InstanceName, uid: &str) -> Effects {
+    let text = name.to_string();
+    if world.unreadable.uid(IP_INSTANCE, &text) == Some(uid) {
+        world.unreadable.forget(IP_INSTANCE, &text);
+        world.instance_versions.remove(name);
+        return world.ipam.forget_unreadable(name);
+    }
     if world.ipam.instance(name).is_some_and(|known| known.uid == uid) {
         world.instance_versions.remove(name);
     }
@@ -160,6 +204,39 @@ mod tests {
         assert_eq!(node(&world).as_deref(), Some("new"));
         take(&mut world, &seen("10.0.0.1", "c", 11, "after"));
         assert_eq!(node(&world).as_deref(), Some("after"));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_noted_and_its_address_not_free() {
+        let bad = |name: &str, uid: &str| {
+            let mut object: IPInstance = serde_json::from_value(serde_json::json!({
+                "metadata": {"name": name, "uid": uid, "resourceVersion": "9"},
+                "spec": {"network": "n", "subnet": "s", "address": "10.0.0.9/24", "interface": "eth0"},
+            }))
+            .unwrap();
+            object.spec.mac = Some("nonsense".to_owned());
+            news(&object)
+        };
+        let shared = world_with(&[seen("10.0.0.1", "a", 8, "")]);
+        let mut world = shared.world();
+        let shown = |world: &World| world.unreadable.findings().map(|f| f.name).collect::<Vec<_>>();
+        take(&mut world, &bad("10.0.0.1", "a"));
+        take(&mut world, &bad("no-address", "b"));
+        assert_eq!(shown(&world), ["10.0.0.1", "no-address"]);
+        assert!(world.ipam.instance(&"10.0.0.1".parse().unwrap()).is_none());
+        assert_eq!(world.unreadable.addresses().len(), 1);
+        take(&mut world, &seen("10.0.0.1", "a", 10, "n1"));
+        assert_eq!(shown(&world), ["no-address"]);
+        let name = "10.0.0.1".parse().unwrap();
+        assert!(world.ipam.instance(&name).is_some());
+        let mut later = bad("10.0.0.1", "c");
+        later.version = 11;
+        take(&mut world, &later);
+        forget(&mut world, &name, "a");
+        assert_eq!(shown(&world), ["10.0.0.1", "no-address"], "an earlier object of that name");
+        forget(&mut world, &name, "c");
+        assert_eq!(shown(&world), ["no-address"]);
+        assert!(!world.instance_versions.contains_key(&name));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use tracing::warn;
 use super::Index;
 use crate::world::Sweep;
 
+/// Of what the agents say.
+const KIND: &str = "NodeNetwork";
+
 /// Name, uid and labels are all that counts.
 pub(super) fn news(raw: Node) -> NodeFact {
     NodeFact {
@@ -47,19 +50,24 @@ pub(super) fn handle_networks(index: &Index, event: Event<NodeDef>) {
     let mut effects = Effects::default();
     match event {
         Event::Reset(all) => {
+            world.unreadable.listed(KIND);
             world.node_networks = all.iter().map(|n| (n.node.clone(), NodeDef::clone(n))).collect();
             effects.networks = world.networks.keys().cloned().collect();
         }
         Event::Applied(node) => {
+            world.unreadable.forget(KIND, &node.node);
             effects.networks = touched(&node);
             let old = world.node_networks.insert(node.node.clone(), NodeDef::clone(&node));
             effects.networks.extend(old.iter().flat_map(touched));
         }
         Event::Deleted(node) => {
+            world.unreadable.forget(KIND, &node.node);
             effects.networks = touched(&node);
             world.node_networks.remove(&node.node);
         }
-        Event::Undecodable(object) => return index.unreadable("nodenetworks", &object),
+        Event::Undecodable(object) => {
+            return index.unreadable_own(&mut world, "nodenetworks", KIND, &object);
+        }
     }
     index.shared.dispatch(&world, effects);
 }

@@ -13,14 +13,18 @@ use tracing::{info, warn};
 
 use super::Work;
 use crate::clock::seconds as now;
+use crate::index::IP_INSTANCE;
+use crate::metrics::ReasonLabel;
 use crate::queue::Outcome;
-use crate::world::Sweep;
+use crate::world::{Sweep, World};
 use crate::write::{Seen, WriteError};
 
 /// Everything is looked at again after this time, whatever the events said.
 const FULL_SWEEP: Duration = Duration::from_secs(300);
 /// How often contradictions are looked for.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How many contradictions one look shows: the others come with the next ones.
+const SHOWN_AT_ONCE: usize = 100;
 
 impl Work {
     /// One round.
@@ -30,8 +34,7 @@ impl Work {
             Sweep::Audit => {
                 self.drop_lost_nodes().await;
                 self.thin_out().await;
-                let found = findings(&self.shared.world().ipam);
-                self.show(found).await;
+                self.show(self.contradictions()).await;
                 Outcome::Again(AUDIT)
             }
         }
@@ -98,13 +101,26 @@ impl Work {
         }
     }
 
-    /// Shows contradictions once each: nothing is changed on their account.
-    async fn show(&self, found: Vec<Finding>) {
+    /// Everything that contradicts something else or cannot be read. Counted, so that none is missed among many.
+    fn contradictions(&self) -> BTreeSet<Finding> {
+        let world = self.shared.world();
+        let found: BTreeSet<Finding> =
+            findings(&world.ipam).into_iter().chain(world.unreadable.findings()).collect();
+        let counts = &self.metrics.contradictions;
+        counts.clear();
+        for finding in &found {
+            counts.get_or_create(&ReasonLabel { reason: finding.reason.to_owned() }).inc();
+        }
+        found
+    }
+
+    /// Shows contradictions once each, where there are many some at a time: nothing is changed on their account.
+    async fn show(&self, found: BTreeSet<Finding>) {
         let new: Vec<Finding> = {
             let mut shown = self.shown.lock();
-            let present: BTreeSet<Finding> = found.into_iter().collect();
-            let new = present.difference(&shown).cloned().collect();
-            *shown = present;
+            shown.retain(|old| found.contains(old));
+            let new: Vec<Finding> = found.difference(&shown).take(SHOWN_AT_ONCE).cloned().collect();
+            shown.extend(new.iter().cloned());
             new
         };
         for finding in new {
@@ -114,9 +130,22 @@ impl Work {
                 api_version: Some("braid.network/v1".to_owned()),
                 kind: Some((*kind).to_owned()),
                 name: Some(name.clone()),
+                // `kubectl describe` asks for the Events of this very object.
+                uid: uid_of(&self.shared.world(), &finding),
                 ..ObjectReference::default()
             };
             self.events.warn(&object, "Check", reason, message).await;
         }
+    }
+}
+
+/// Uid of the object that a finding is about, if it is known.
+fn uid_of(world: &World, finding: &Finding) -> Option<String> {
+    if let Some(uid) = world.unreadable.uid(finding.kind, &finding.name) {
+        return Some(uid.to_owned());
+    }
+    match finding.kind {
+        IP_INSTANCE => world.ipam.instance(&finding.name.parse().ok()?).map(|d| d.uid.clone()),
+        _ => world.block_seen.get(&finding.name).map(|(uid, _)| uid.clone()),
     }
 }

@@ -193,6 +193,19 @@ fn any_result() -> impl Strategy<Value = CniResult> {
     )
 }
 
+/// The result as an older version expresses it: what `version` has no field for is gone.
+fn as_of(result: &CniResult, version: CniVersion) -> CniResult {
+    if version >= CniVersion::V1_1_0 {
+        return result.clone();
+    }
+    let plain = |i: &Interface| Interface { mtu: None, socket_path: None, pci_id: None, ..i.clone() };
+    CniResult {
+        interfaces: result.interfaces.iter().map(plain).collect(),
+        routes: result.routes.iter().map(|r| Route::new(r.dst, r.gw)).collect(),
+        ..result.clone()
+    }
+}
+
 proptest! {
     #[test]
     fn conversion_keeps_everything_expressible(r in any_result(), at in 0..CniVersion::ALL.len()) {
@@ -200,9 +213,9 @@ proptest! {
         let json = r.to_json(version);
         prop_assert_eq!(&json["cniVersion"], version.as_str());
         let back = CniResult::from_json(&json).unwrap();
-        prop_assert_eq!(&back, &r.as_of(version));
+        prop_assert_eq!(&back, &as_of(&r, version));
         // A detour over an older version loses what that version lacks, and nothing else.
-        prop_assert_eq!(back.to_json(CniVersion::LATEST), r.as_of(version).to_json(CniVersion::LATEST));
+        prop_assert_eq!(back.to_json(CniVersion::LATEST), as_of(&r, version).to_json(CniVersion::LATEST));
         for ip in json["ips"].as_array().into_iter().flatten() {
             prop_assert_eq!(ip.get("version").is_some(), version < CniVersion::V1_0_0);
         }
