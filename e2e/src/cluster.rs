@@ -119,10 +119,13 @@ impl Cluster {
             eventually(&format!("end of {}", node.name), PATIENCE, || {
                 Ok((!process.is_alive()).then_some(()))
             })?;
+            // A kubelet that finds the cgroups of containers from before spends seconds on each.
+            cgroup::remove(&self.layout.cgroup(&node.name))?;
         }
         if verb == Verb::Stop || registry::process(&self.layout.name, &node.name).is_some() {
             return Ok(());
         }
+        cgroup::create(&self.layout.cgroup(&node.name))?;
         network::reset_node(&self.layout, node)?;
         network::create_node(&self.layout, &self.options, node)?;
         start_supervisor(&self.layout, &self.plan().node(node))?;

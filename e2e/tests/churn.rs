@@ -65,7 +65,10 @@ fn kill_something(stage: &Stage, number: usize, dice: &mut Dice, toll: &mut Toll
     let nodes = stage.nodes();
     let node = &nodes[dice.roll(nodes.len())];
     if (number + 1).is_multiple_of(RARELY) {
-        let component = if (number + 1).is_multiple_of(2 * RARELY) { node.as_str() } else { "apiserver" };
+        // The first node carries the control plane.
+        let loses_power = &nodes[1 + dice.roll(nodes.len() - 1)];
+        let is_power = (number + 1).is_multiple_of(2 * RARELY);
+        let component = if is_power { loses_power.as_str() } else { "apiserver" };
         stage.sandbox().kill(component)?;
         return Ok(component.to_owned());
     }

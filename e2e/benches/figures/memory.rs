@@ -131,24 +131,28 @@ fn measure(size: &Size) -> Result<Report> {
     Ok(report)
 }
 
-/// Below which time `part` of 100 pods had their addresses, as the buckets of the controller's histogram have it.
+/// How long `part` of 100 pods waited at most for their addresses: from the controller's histogram, between the limits of a
+/// bucket in proportion, as Prometheus' `histogram_quantile` does it.
 fn wait_for_grant(sandbox: &Sandbox, part: u32) -> Result<String> {
     let (node, _) = only_controller(sandbox)?.context("no controller runs")?;
     let text = sandbox.node_exec(&node, &["curl", "-sf", "http://127.0.0.1:9430/metrics"])?;
-    let buckets: Vec<(&str, f64)> = text
+    let buckets: Vec<(f64, f64)> = text
         .lines()
         .filter_map(|line| {
             let rest = line.strip_prefix("braid_controller_grant_seconds_bucket{le=\"")?;
             let (limit, count) = rest.split_once("\"} ")?;
-            Some((limit, count.parse().ok()?))
+            Some((limit.parse().ok()?, count.parse().ok()?))
         })
         .collect();
     let all = buckets.last().context("the controller has no histogram of grants")?.1;
-    let (limit, _) = buckets
-        .iter()
-        .find(|(_, count)| *count >= all * f64::from(part) / 100.0)
-        .context("an empty histogram")?;
-    Ok(format!("<= {limit} s"))
+    let rank = all * f64::from(part) / 100.0;
+    let at = buckets.iter().position(|(_, count)| *count >= rank).context("an empty histogram")?;
+    let (low, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| buckets[before]);
+    let (high, count) = buckets[at];
+    Ok(match high.is_finite() {
+        true => format!("{:.2} s", low + (high - low) * (rank - below) / (count - below).max(1.0)),
+        false => format!("> {low} s"),
+    })
 }
 
 /// The part of one processor that the controller uses while nothing changes.
