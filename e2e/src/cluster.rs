@@ -72,6 +72,9 @@ impl Cluster {
         let Some(process) = registry::process(&self.layout.name, node) else {
             bail!("{node} is not running: start it with 'e2e/sandbox start {node}'");
         };
+        // It answers once it has a file tree of its own; before that, the machine's is still its own.
+        send(&registry::socket(&self.layout.name, node), &Order::Status)
+            .with_context(|| format!("{node} does not start"))?;
         let pid = process.pid.to_string();
         let mut call =
             command(["nsenter", "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--"]);

@@ -107,12 +107,18 @@ pub(super) fn handle<K: Declared>(index: &Index, event: Event<K>) {
 /// A full list. It may be older than what an own write has told already.
 fn reset<K: Declared>(world: &mut World, all: Vec<Arc<K>>) -> Effects {
     world.unreadable.listed(K::KIND);
+    for raw in &all {
+        world.unreadable.forget(K::KIND, &raw.name_any());
+    }
     let known = std::mem::take(K::raw(world));
     let newer = |listed: Arc<K>| match known.get(&listed.name_any()) {
         Some(known) if is_older(&*listed, Some(&**known)) => known.clone(),
         _ => listed,
     };
-    let all: Vec<Arc<K>> = all.into_iter().map(newer).collect();
+    let mut all: Vec<Arc<K>> = all.into_iter().map(newer).collect();
+    // What exists and cannot be read keeps its last readable state: traffic flows by it.
+    let unreadable = |raw: &&Arc<K>| world.unreadable.uid(K::KIND, &raw.name_any()).is_some();
+    all.extend(known.values().filter(unreadable).cloned());
     *K::raw(world) = all.iter().map(|raw| (raw.name_any(), raw.clone())).collect();
     for name in known.keys() {
         world.broken.remove(&K::key(name.clone()));
@@ -130,6 +136,7 @@ fn take<K: Declared>(world: &mut World, raw: Arc<K>) -> Effects {
     if is_older(&*raw, K::raw(world).get(&name).map(|known| &**known)) {
         return Effects::default();
     }
+    world.unreadable.forget(K::KIND, &name);
     let def = parse(world, &raw);
     K::raw(world).insert(name.clone(), raw);
     let mut effects = match def {
@@ -157,7 +164,6 @@ fn add_status(effects: &mut Effects, key: StatusKey) {
 /// The parsed object, or a note on what is wrong with it.
 fn parse<K: Declared>(world: &mut World, raw: &Arc<K>) -> Option<K::Def> {
     let key = K::key(raw.name_any());
-    world.unreadable.forget(K::KIND, &raw.name_any());
     match K::Def::try_from(&**raw) {
         Ok(def) => {
             world.broken.remove(&key);
@@ -200,6 +206,19 @@ mod tests {
         assert_eq!(vni(&world).as_deref(), Some("10"));
         let effects = reset::<Network>(&mut world, Vec::new());
         assert!(vni(&world).is_none() && world.networks.is_empty() && effects.networks.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_keeps_its_last_state_until_it_is_gone() {
+        let shared = Shared::new(Config::default());
+        let mut world = shared.world();
+        take(&mut world, network(1, 9));
+        world.unreadable.note("Network", "lab", "u", "a later version");
+        reset::<Network>(&mut world, Vec::new());
+        assert!(world.ipam.network("lab").is_some() && world.networks.contains_key("lab"));
+        assert!(world.unreadable.uid("Network", "lab").is_some(), "it is still shown");
+        reset::<Network>(&mut world, Vec::new());
+        assert!(world.ipam.network("lab").is_none(), "this list did not name it");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Unreadable {
         self.0.iter().map(|((kind, name), entry)| {
             let meanwhile = match *kind {
                 IP_INSTANCE => "its address is given to nobody and not freed",
-                _ => "it is left out",
+                _ => "what was known of it before goes on to count",
             };
             let message = format!(
                 "cannot be read by version {} of Braid: {}; until it is corrected or deleted, {meanwhile}",

@@ -123,6 +123,9 @@ impl Work {
         let mut world = self.shared.world();
         let decision = world.ipam.decide(&self.restored, name, checks, now())?;
         let def = world.ipam.instance(name)?.clone();
+        // A node's own address goes with its Network, and that is there.
+        let unreadable = world.unreadable.uid("Network", &def.network).is_some();
+        let decision = if def.pod.is_none() && unreadable { Decision::Keep } else { decision };
         let version = world.instance_versions.get(name).map(ToString::to_string).unwrap_or_default();
         let seen = Seen { uid: def.uid.clone(), version };
         Some((decision, def, seen))
