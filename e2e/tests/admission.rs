@@ -194,7 +194,7 @@ fn an_agent_writes_of_its_own_node_only() {
         let (held, foreign) = (instance_name(pods[0].addresses[0]), instance_name(pods[1].addresses[0]));
 
         let agents = ["-n", "braid-system", "get", "pods", "-l", "app.kubernetes.io/name=braid-node"];
-        let agents = items(&stage.sandbox().kubectl_json(&agents)?);
+        let agents = items(&stage.sandbox().kubectl_json(&agents)?["items"]);
         let agent = agents.iter().find(|pod| pod["spec"]["nodeName"] == own.as_str());
         let agent = agent.and_then(|pod| pod["metadata"]["name"].as_str()).context("the agent's pod")?;
         let token = ["-n", "braid-system", "create", "token", "braid-node"];

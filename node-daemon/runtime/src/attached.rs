@@ -27,6 +27,8 @@ use crate::plumbing::chain;
 use crate::release::now;
 use crate::store::Store;
 
+/// Changes that come together are looked at together.
+const QUIET: Duration = Duration::from_millis(20);
 /// Writes at the same time.
 const PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -118,6 +120,8 @@ impl Sayer {
                 _ = cluster.changed() => {}
                 _ = node.changed() => {}
             }
+            // The answer to the runtime goes first.
+            tokio::time::sleep(QUIET).await;
         }
     }
 

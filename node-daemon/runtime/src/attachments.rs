@@ -211,16 +211,15 @@ impl Attachments {
     pub(crate) fn begin(&self, record: Record) -> Result<(), BeginError> {
         let entry = Entry { record, stage: Stage::Live };
         let id = entry.record.attachment.clone();
-        // In one step with the look at `let_go`; the loop does not look before this ADD has gone through its gate.
-        let is_let_go = self.change_all(|state| {
-            let is_let_go = state.let_go.contains_key(entry.pod_uid());
-            if !is_let_go {
-                state.entries.insert(id.clone(), entry.clone());
+        {
+            // In one step with the look at `let_go`. Nobody is told: there is nothing to be done for an interface that
+            // is not there yet, and whoever woke up now would take the processor from this ADD.
+            let mut state = self.state.lock();
+            if state.let_go.contains_key(entry.pod_uid()) {
+                return Err(BeginError::LetGo);
             }
-            is_let_go
-        });
-        if is_let_go {
-            return Err(BeginError::LetGo);
+            state.entries.insert(id.clone(), entry.clone());
+            state.generation += 1;
         }
         if let Err(error) = self.journal.attachments.put_unsynced(&entry.record).map(drop) {
             self.change(|entries| {
@@ -314,7 +313,7 @@ impl Attachments {
         self.state.lock().generation
     }
 
-    /// Ticks on every change. Subscribe before looking, so that no change falls between.
+    /// Ticks on every change but the beginning of an ADD. Subscribe before looking, so that no change falls between.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -323,13 +322,12 @@ impl Attachments {
         self.change_all(|state| change(&mut state.entries));
     }
 
-    fn change_all<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change_all(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
-        let answer = change(&mut state);
+        change(&mut state);
         state.generation += 1;
         drop(state);
         self.changes.send_replace(());
-        answer
     }
 }
 
