@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 # One file per promise, cheap ones first; those that shake the whole cluster come last.
-promises=(api_objects admission pod_admission reachability networks spoofing full_subnet drift in_force lifecycle
+promises=(api_objects admission pod_admission reachability networks addresses spoofing full_subnet drift in_force lifecycle
   retention virtual_machines agent_restart outage two_leaders churn zz_uninstall)
 
 step 'house rules'
