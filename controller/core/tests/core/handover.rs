@@ -105,6 +105,23 @@ fn a_former_target_does_not_take_the_machine_back() {
     ipam.finish(grant);
 }
 
+#[test]
+fn a_machine_that_is_there_does_not_wait_for_its_source() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    // The source is over before anybody has seen that the machine is at its target; its node says nothing.
+    ipam.upsert_pod(PodFact { finished: true, ..live(1) });
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    assert_eq!(stand(&ipam, &names), ("web-2".into(), "n2".into(), second("web-1", MigrationRole::Source)));
+    // Another one is not promised anything.
+    let other = ipam.grant(&restored, &machine(3, "n3", Some(Migration::Arrived))).map(|g| g.claims.len());
+    assert_eq!(other, Ok(2), "the holder lives: it is the next migration");
+    let (mut ipam, restored, _) = running();
+    ipam.upsert_pod(PodFact { finished: true, ..live(1) });
+    let refused = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap_err();
+    assert_eq!(refused.reason(), "AddressStillHeld");
+}
+
 /// The address without its second pod.
 fn finished(ipam: &Ipam, name: &InstanceName) -> Arc<InstanceDef> {
     let def = ipam.instance(name).expect("it exists");
