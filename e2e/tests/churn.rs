@@ -1,7 +1,7 @@
 //! 200 pods come and go in waves, beside pods with kept and with pooled addresses, while controllers, agents, kubelets,
-//! container runtimes, the API server and whole nodes are killed at random, and the clock of one controller is wrong. An observer reads all the time what interfaces really have: no address is
-//! ever on two of them, and none that is kept ever changes. Afterwards no address is lost, doubled or leaked, and the
-//! nodes hold nothing beyond what their pods need.
+//! container runtimes, the API server and whole nodes are killed at random, and the clock of one controller is wrong. An
+//! observer reads all the time what interfaces really have: no address is ever on two of them, and none that is kept ever
+//! changes. Afterwards no address is lost, doubled or leaked, and the nodes hold nothing beyond what their pods need.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

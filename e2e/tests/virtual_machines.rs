@@ -70,9 +70,11 @@ fn launcher(name: &str, node: &str, instance: &Value) -> PodPlan {
     PodPlan::new(name).on(node).serving().owned_by(instance).labelled("kubevirt.io", "virt-launcher")
 }
 
-/// The pod to which KubeVirt migrates the machine.
-fn target(name: &str, node: &str, instance: &Value) -> PodPlan {
-    launcher(name, node, instance).labelled("kubevirt.io/migrationJobUID", name)
+/// The pod to which KubeVirt migrates the machine from the node `source`: it is made with the machine's labels.
+fn target(name: &str, node: &str, source: &str, instance: &Value) -> PodPlan {
+    launcher(name, node, instance)
+        .labelled("kubevirt.io/migrationJobUID", name)
+        .labelled("kubevirt.io/nodeName", source)
 }
 
 /// What KubeVirt says when the machine begins to run in its target.
@@ -143,7 +145,7 @@ fn a_virtual_machine_keeps_its_addresses_and_takes_them_along() {
         await_reached(stage, &clients, &second, &addresses)?;
 
         // A migration that is given up leaves everything as it was.
-        let lost = stage.start(&[target("launcher-lost", &nodes[2], &vm)])?.remove(0);
+        let lost = stage.start(&[target("launcher-lost", &nodes[2], &second.node, &vm)])?.remove(0);
         ensure!(lost.addresses == addresses, "{lost:?}");
         await_held(stage, &addresses, &second, Some(("launcher-lost", "Target")))?;
         await_reached(stage, &clients, &second, &addresses)?;
@@ -160,7 +162,7 @@ fn a_virtual_machine_keeps_its_addresses_and_takes_them_along() {
                 .iter()
                 .map(|address| Pings::start(stage.sandbox(), &clients[0], *address))
                 .collect::<Result<_>>()?;
-            let next = stage.start(&[target(name, node, &vm)])?.remove(0);
+            let next = stage.start(&[target(name, node, &source.node, &vm)])?.remove(0);
             ensure!(next.addresses == addresses, "the machine has {addresses:?}: {next:?}");
             await_held(stage, &addresses, &source, Some((name, "Target")))?;
             await_reached(stage, &clients, &source, &addresses)?;
@@ -180,7 +182,7 @@ fn a_virtual_machine_keeps_its_addresses_and_takes_them_along() {
         }
 
         // The source dies before anybody has said that the machine is elsewhere.
-        let heir = stage.start(&[target("launcher-heir", &nodes[0], &vm)])?.remove(0);
+        let heir = stage.start(&[target("launcher-heir", &nodes[0], &source.node, &vm)])?.remove(0);
         stage.delete_pods(&[&source.name])?;
         await_held(stage, &addresses, &heir, None)?;
         await_reached(stage, &clients, &heir, &addresses)?;

@@ -50,6 +50,8 @@ pub enum OwnerCheck {
 pub struct Checks {
     /// After [`Decision::RecheckPod`].
     pub pod: Option<PodCheck>,
+    /// After [`Decision::RecheckSecondPod`].
+    pub second_pod: Option<PodCheck>,
     /// After [`Decision::RecheckNode`]: whether the Node object exists.
     pub node: Option<bool>,
     /// After [`Decision::RecheckOwner`].
@@ -84,6 +86,8 @@ pub enum Decision {
     WaitUntil(UnixSeconds),
     /// Ask the API server for this pod, then call [`Ipam::decide`] again with the answer.
     RecheckPod(PodRef),
+    /// The same for the second pod of a machine that migrates: what is said of it says nothing of the holder.
+    RecheckSecondPod(PodRef),
     /// Ask the API server for this node, then call [`Ipam::decide`] again with the answer: a cache that lags would have
     /// an address freed whose pod still runs there.
     RecheckNode(String),
@@ -213,8 +217,8 @@ fn of_owner(
 /// was given up.
 fn of_second_pod(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Option<Decision> {
     let second = def.handover.as_ref().filter(|_| matches!(c.second_pod, Some(PodSeen::Over { .. })))?;
-    Some(match c.checks.pod {
-        None => Decision::RecheckPod(second.pod.clone()),
+    Some(match c.checks.second_pod {
+        None => Decision::RecheckSecondPod(second.pod.clone()),
         Some(PodCheck::Live) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
         Some(PodCheck::Gone | PodCheck::Finished) => {
             Decision::Replace(Arc::new(InstanceDef { handover: None, ..def.clone() }))
@@ -303,10 +307,7 @@ impl Ipam {
     ) -> Option<Decision> {
         let def = self.instance(name)?.clone();
         let decision = decide(&def, now, &self.circumstances(&def, checks), self.config());
-        // While the holder lives, the question was about the second pod.
-        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod)
-            && self.pod_seen(&pod.uid) != PodSeen::Live
-        {
+        if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod) {
             self.confirm_end(&pod.uid, now);
         }
         Some(decision)

@@ -49,6 +49,8 @@ pub(crate) fn build(node: &str, index: &Index, mut attachments: BTreeMap<IfName,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attachments;
+    use crate::index::tests::{applied, instance};
     use crate::index::{Change, OwnNode};
     use braid_types::model::{BlockDef, NetworkDef, NetworkType, SubnetDef};
     use braid_types::{Operator, Requirement, Selector};
@@ -97,6 +99,18 @@ mod tests {
         index.node.apply(Change::Applied("n1".into(), Ok(node)));
         let view = build("n1", &index, BTreeMap::new());
         assert_eq!(view.networks.keys().collect::<Vec<_>>(), ["all", "here"]);
+    }
+
+    #[test]
+    fn an_interface_is_silent_where_another_pod_holds_its_address() {
+        let mut index = Index::default();
+        index.apply_own(applied(instance("10.0.0.5", Some("u2"), &["10.0.0.5"])));
+        for (uid, silent) in [("u1", 1), ("u2", 0)] {
+            let record = attachments::tests::record("c1", uid, "10.0.0.5");
+            let attachment = attachments::attachment(&record).unwrap();
+            let view = build("n1", &index, [(attachment.host_if.clone(), attachment)].into());
+            assert_eq!(view.attachments.values().map(|a| a.silent.len()).sum::<usize>(), silent, "{uid}");
+        }
     }
 
     fn subnet(name: &str, ready: bool) -> SubnetDef {

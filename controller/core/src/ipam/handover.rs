@@ -49,7 +49,8 @@ impl Ipam {
         Ok(Some(grant))
     }
 
-    /// The addresses of the machine, if another pod of it on another node holds one of them.
+    /// The addresses of the machine, if another pod of it on another node holds one of them: one that lives, or that the
+    /// machine has left for this one.
     fn shared_with(&self, req: &PodRequest) -> Option<Vec<Arc<InstanceDef>>> {
         req.migration?;
         let runs = |uid: &str| self.pod_seen(uid) == PodSeen::Live;
@@ -59,7 +60,9 @@ impl Ipam {
             let promised = d.handover.as_ref().is_some_and(|h| {
                 h.role == MigrationRole::Target && h.pod.uid != req.pod.uid && runs(&h.pod.uid)
             });
-            let held = d.pod.as_ref().is_some_and(|p| p.uid != req.pod.uid && runs(&p.uid));
+            // It is where it was promised to, and its source, which is over, may take long to confirm that.
+            let is_left = || req.migration == Some(Migration::Arrived) && is_target_of(d, req);
+            let held = d.pod.as_ref().is_some_and(|p| p.uid != req.pod.uid && (runs(&p.uid) || is_left()));
             held && !promised && d.node.as_deref() != Some(req.node.as_str())
         };
         let mut all: Vec<_> = self
@@ -78,6 +81,11 @@ impl Ipam {
     pub(super) fn second_pod_seen(&self, def: &InstanceDef) -> Option<PodSeen> {
         def.handover.as_ref().map(|h| self.pod_seen(&h.pod.uid))
     }
+}
+
+/// Whether the machine is to come to this very pod.
+fn is_target_of(def: &InstanceDef, req: &PodRequest) -> bool {
+    def.handover.as_ref().is_some_and(|h| h.role == MigrationRole::Target && h.pod == req.pod)
 }
 
 /// The address once the machine is at its target. Its own route stays, wherever the machine is now: the source's node must

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use braid_controller_core::release::{Checks, Decision, PodCheck};
+use braid_controller_core::release::{Checks, Decision, OwnerCheck, PodCheck};
 use braid_controller_core::{Claim, Ipam, Keep, Migration, PodFact, PodRequest, Restored};
 use braid_types::model::{InstanceDef, MigrationRole, OwnerRef, Phase};
 use braid_types::{InstanceName, Selector};
@@ -105,6 +105,23 @@ fn a_former_target_does_not_take_the_machine_back() {
     ipam.finish(grant);
 }
 
+#[test]
+fn a_machine_that_is_there_does_not_wait_for_its_source() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    // The source is over before anybody has seen that the machine is at its target; its node says nothing.
+    ipam.upsert_pod(PodFact { finished: true, ..live(1) });
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    assert_eq!(stand(&ipam, &names), ("web-2".into(), "n2".into(), second("web-1", MigrationRole::Source)));
+    // Another one is not promised anything.
+    let other = ipam.grant(&restored, &machine(3, "n3", Some(Migration::Arrived))).map(|g| g.claims.len());
+    assert_eq!(other, Ok(2), "the holder lives: it is the next migration");
+    let (mut ipam, restored, _) = running();
+    ipam.upsert_pod(PodFact { finished: true, ..live(1) });
+    let refused = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap_err();
+    assert_eq!(refused.reason(), "AddressStillHeld");
+}
+
 /// The address without its second pod.
 fn finished(ipam: &Ipam, name: &InstanceName) -> Arc<InstanceDef> {
     let def = ipam.instance(name).expect("it exists");
@@ -157,6 +174,17 @@ fn decide(ipam: &mut Ipam, restored: &Restored, name: &InstanceName, pod: Option
     ipam.decide(restored, name, Checks { pod, ..Checks::default() }, 100).expect("it is known")
 }
 
+/// The same where the API server was asked for the second pod.
+fn decide_of_second(
+    ipam: &mut Ipam,
+    restored: &Restored,
+    name: &InstanceName,
+    second_pod: PodCheck,
+) -> Decision {
+    let checks = Checks { second_pod: Some(second_pod), ..Checks::default() };
+    ipam.decide(restored, name, checks, 100).expect("it is known")
+}
+
 #[test]
 fn a_second_pod_that_is_over_is_forgotten() {
     for stage in [Migration::Preparing, Migration::Arrived] {
@@ -171,18 +199,63 @@ fn a_second_pod_that_is_over_is_forgotten() {
         };
         let effects = ipam.upsert_pod(PodFact { finished: true, ..live(over) });
         assert!(effects.review.contains(name));
-        let Decision::RecheckPod(asked) = decide(&mut ipam, &restored, name, None) else {
+        let Decision::RecheckSecondPod(asked) = decide(&mut ipam, &restored, name, None) else {
             panic!("not asked")
         };
         assert_eq!(asked.uid, format!("pod-{over}"));
-        let wait = decide(&mut ipam, &restored, name, Some(PodCheck::Live));
+        let wait = decide_of_second(&mut ipam, &restored, name, PodCheck::Live);
         assert!(matches!(wait, Decision::WaitUntil(_)), "{wait:?}");
-        let Decision::Replace(next) = decide(&mut ipam, &restored, name, Some(PodCheck::Gone)) else {
+        let Decision::Replace(next) = decide_of_second(&mut ipam, &restored, name, PodCheck::Gone) else {
             panic!("it is not forgotten")
         };
         assert_eq!((next.handover.clone(), next.pod.clone().unwrap().uid), (None, format!("pod-{holder}")));
         assert!(next.host_routed, "the node that it has left must go on knowing that");
     }
+}
+
+#[test]
+fn what_is_said_of_the_second_pod_says_nothing_of_the_holder() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    ipam.remove_pod("pod-1");
+    let asked = decide(&mut ipam, &restored, &names[0], None);
+    assert!(matches!(asked, Decision::RecheckSecondPod(p) if p.uid == "pod-1"));
+    // Before the answer is there, the holder is over, too.
+    ipam.remove_pod("pod-2");
+    ipam.remove_node("n2");
+    let next = decide_of_second(&mut ipam, &restored, &names[0], PodCheck::Gone);
+    assert!(matches!(&next, Decision::RecheckPod(p) if p.uid == "pod-2"), "{next:?}");
+}
+
+#[test]
+fn a_target_that_is_over_inherits_nothing() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Preparing)));
+    for n in [1, 2] {
+        ipam.remove_pod(&format!("pod-{n}"));
+    }
+    ipam.remove_node("n1");
+    let owner = Some(OwnerCheck::Live);
+    let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), owner, second_pod: None };
+    let kept = ipam.decide(&restored, &names[0], checks, 100);
+    assert!(matches!(kept, Some(Decision::Reserve { .. })), "{kept:?}");
+}
+
+#[test]
+fn a_machine_that_starts_anew_has_no_second_pod() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    for n in [1, 2] {
+        ipam.remove_pod(&format!("pod-{n}"));
+    }
+    // Half-way to its owner: of the two writes, the second has not taken pod, node and second pod away.
+    for name in &names {
+        let held = (**ipam.instance(name).unwrap()).clone();
+        assert!(held.handover.is_some());
+        ipam.upsert_instance(InstanceDef { phase: Phase::Reserved, reserved_at: Some(1), ..held }.into(), 0);
+    }
+    give(&mut ipam, &restored, &machine(3, "n3", None));
+    assert_eq!(stand(&ipam, &names), ("web-3".into(), "n3".into(), None));
 }
 
 #[test]
@@ -210,7 +283,7 @@ fn a_source_that_ends_first_leaves_the_addresses_to_the_target() {
     let (mut ipam, restored, names) = running();
     give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
     ipam.remove_pod("pod-2");
-    let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), owner: None };
+    let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), ..Checks::default() };
     ipam.remove_node("n2");
     let kept = ipam.decide(&restored, &names[0], checks, 100);
     assert!(matches!(kept, Some(Decision::RecheckOwner(_))), "{kept:?}");

@@ -10,7 +10,7 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use crate::cluster::{give, lists, live, request, start};
 
-const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), node: None, owner: None };
+const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), second_pod: None, node: None, owner: None };
 
 fn held() -> InstanceDef {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
@@ -49,18 +49,14 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         checks: Checks { pod: Some(check), ..Checks::default() },
         ..c
     };
-    let owned = |owner| Circumstances {
-        checks: Checks { pod: Some(PodCheck::Gone), owner: Some(owner), node: None },
-        ..gone(None)
-    };
+    let owned = |owner| Circumstances { checks: Checks { owner: Some(owner), ..POD_GONE }, ..gone(None) };
     let used = InstanceDef { attached: true, ..kept.clone() };
     let limited = InstanceDef { retain_seconds: Some(60), ..used.clone() };
     let declared = InstanceDef { declared: true, ..used.clone() };
     let reserve = |since, until| Decision::Reserve { since, until };
     let alive = Circumstances { pod: Some(PodSeen::Live), ..gone(None) };
     let dead_node = Circumstances { node_exists: false, ..gone(None) };
-    let dead =
-        |node| Circumstances { checks: Checks { pod: Some(PodCheck::Gone), node, owner: None }, ..dead_node };
+    let dead = |node| Circumstances { checks: Checks { node, ..POD_GONE }, ..dead_node };
     let release = |reason| Decision::MarkReleasing { release_at: now + 30, reason };
     let recheck = || Decision::RecheckPod(pod.clone());
     let table = [

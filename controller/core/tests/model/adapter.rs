@@ -290,7 +290,9 @@ impl Adapter {
             Decision::RecheckPod(_) | Decision::RecheckNode(_) | Decision::RecheckOwner(_) => {
                 panic!("asked twice: {decision:?}")
             }
-            Decision::Replace(next) => panic!("no machine migrates here: {next:?}"),
+            Decision::RecheckSecondPod(_) | Decision::Replace(_) => {
+                panic!("no machine migrates here: {decision:?}")
+            }
             Decision::RouteByHost => panic!("every address is routed by host from the start"),
         };
         Judgement { change, ended: self.ended(&ipam, &view) }
@@ -468,8 +470,12 @@ impl Adapter {
             if !view.objects[at].is_some_and(|s| s.object.release_at) {
                 continue;
             }
-            let checks =
-                Checks { pod: Some(PodCheck::Gone), node: Some(false), owner: Some(OwnerCheck::Live) };
+            let checks = Checks {
+                pod: Some(PodCheck::Gone),
+                second_pod: None,
+                node: Some(false),
+                owner: Some(OwnerCheck::Live),
+            };
             view.cooling[at] = match ipam.decide(&self.proof, &self.names[at], checks, NOW) {
                 Some(Decision::Delete) => Due::Now,
                 Some(Decision::WaitUntil(_)) => Due::Later,

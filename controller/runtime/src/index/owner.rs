@@ -16,7 +16,8 @@ const KUBEVIRT: &str = "kubevirt.io/";
 const MIGRATION_JOB: &str = "kubevirt.io/migrationJobUID";
 /// Annotation that KubeVirt sets on that pod when the machine is about to run there.
 const TARGET_STARTS: &str = "kubevirt.io/migration-target-start-timestamp";
-/// Label of KubeVirt on the pod in which the machine runs.
+/// Label of KubeVirt: the node on which the machine runs. A target has it from its first moment on, as it is made with the
+/// machine's own labels: it names the source's node then.
 const RUNS_ON: &str = "kubevirt.io/nodeName";
 
 /// Who a pod's addresses belong to across its re-creation: its set, its Deployment, its virtual machine, or the pod
@@ -72,7 +73,8 @@ pub(super) fn migration(pod: &Pod) -> Option<Migration> {
     labels.get(MIGRATION_JOB)?;
     let annotations = pod.metadata.annotations.as_ref();
     let starts = annotations.is_some_and(|all| all.contains_key(TARGET_STARTS));
-    Some(if starts || labels.contains_key(RUNS_ON) { Migration::Arrived } else { Migration::Preparing })
+    let runs_here = labels.get(RUNS_ON).is_some_and(|node| pod.spec.node_name.as_ref() == Some(node));
+    Some(if starts || runs_here { Migration::Arrived } else { Migration::Preparing })
 }
 
 /// The controlling owner. The mirror of a static pod has its Node there, which says nothing about addresses.
@@ -114,7 +116,7 @@ mod tests {
         serde_json::from_value(json!({"metadata": {
             "name": "db-0", "namespace": "shop", "uid": "p", "ownerReferences": owners,
             "labels": map(labels), "annotations": map(annotations),
-        }}))
+        }, "spec": {"nodeName": "n2"}}))
         .unwrap()
     }
 
@@ -150,7 +152,9 @@ mod tests {
         assert_eq!(migration(&pod(machine, &[], &there)), None, "it was never a target");
         assert_eq!(migration(&pod(machine, &[job], &[])), Some(Migration::Preparing));
         assert_eq!(migration(&pod(machine, &[job], &there)), Some(Migration::Arrived));
-        assert_eq!(migration(&pod(machine, &[job, (RUNS_ON, "n1")], &[])), Some(Migration::Arrived));
+        let runs_on = |node| migration(&pod(machine, &[job, (RUNS_ON, node)], &[]));
+        assert_eq!(runs_on("n1"), Some(Migration::Preparing), "it is made with the machine's labels");
+        assert_eq!(runs_on("n2"), Some(Migration::Arrived));
         assert_eq!(migration(&pod(Some(("apps/v1", "StatefulSet", "db")), &[job], &there)), None);
     }
 

@@ -1,8 +1,12 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use braid_controller_core::Config;
 use serde_json::json;
 
 use super::*;
+use crate::metrics::Metrics;
+use crate::world::Shared;
 
 fn pod(patch: serde_json::Value) -> Pod {
     let mut raw = json!({
@@ -46,4 +50,29 @@ fn an_ordinal_picks_its_entry() {
 fn a_wrong_annotation_is_kept_as_a_sentence() {
     let pod = pod(add("/metadata/annotations", json!({"braid.network/ip-family": "IPv5"})));
     assert!(news(&pod).entry.unwrap().choice.unwrap_err().contains("IPv5"));
+}
+
+#[test]
+fn a_migration_that_goes_on_is_looked_at_though_the_pod_has_its_addresses() {
+    let target = |annotations: serde_json::Value| {
+        let mut pod = pod(add("/metadata/annotations", annotations));
+        let owner = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "vm", "uid": "v", "controller": true,
+        });
+        pod.metadata.owner_references = Some(vec![serde_json::from_value(owner).unwrap()]);
+        pod.metadata.labels =
+            Some(BTreeMap::from([("kubevirt.io/migrationJobUID".to_owned(), "j".to_owned())]));
+        news(&pod)
+    };
+    let shared = Shared::new(Config::default());
+    let index = Index { shared: shared.clone(), metrics: Arc::new(Metrics::new()) };
+    let mut world = shared.world();
+    take_entry(&index, &mut world, &target(json!({})));
+    world.pods.values_mut().for_each(|known| known.granted = true);
+    shared.queues.grants.open();
+    take_entry(&index, &mut world, &target(json!({})));
+    assert_eq!(shared.queues.grants.depth(), 0, "nothing has changed");
+    let arrived = json!({"kubevirt.io/migration-target-start-timestamp": "2026-01-01T00:00:00Z"});
+    take_entry(&index, &mut world, &target(arrived));
+    assert_eq!(shared.queues.grants.depth(), 1);
 }

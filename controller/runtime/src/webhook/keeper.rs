@@ -192,6 +192,8 @@ impl Keeper {
 
     async fn keep(&mut self) -> Result<(), KeepError> {
         let (hosts, now) = (hosts(&self.namespace), crate::clock::timestamp());
+        // Also where nothing is to be written: what is over must not call for another look.
+        self.former = self.former.take().filter(|(_, end)| Instant::now() < *end);
         let Some(secret) = self.seen.secret.load_full() else {
             return self.without_secret(&hosts, now).await;
         };
@@ -208,7 +210,6 @@ impl Keeper {
             // The CA follows when the watch has brought the new Secret.
             return self.replace(&secret, &renewed).await;
         }
-        self.former = self.former.take().filter(|(_, end)| Instant::now() < *end);
         let served = self.seen.served.load_full();
         let others = served.as_deref().into_iter().chain(self.former.as_ref().map(|(former, _)| &**former));
         let Some(ca) = bundle.ca_beside(others).map(|ca| json!(ca)) else { return Ok(()) };

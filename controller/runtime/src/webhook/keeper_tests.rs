@@ -369,4 +369,8 @@ async fn a_replica_that_does_not_lead_serves_and_writes_nothing() {
     settle(&mut keeper, &server).await;
     assert!(server.serves(&secret));
     assert_eq!(server.take(), Vec::<String>::new());
+    // It rests when the former certificate is over.
+    tokio::time::advance(LINGER).await;
+    settle(&mut keeper, &server).await;
+    assert_eq!(keeper.next_look(Instant::now()), LOOK);
 }

@@ -38,6 +38,9 @@ impl Work {
                 Decision::RecheckPod(pod) if checks.pod.is_none() => {
                     self.check(pod).await.map(|word| checks.pod = Some(word))
                 }
+                Decision::RecheckSecondPod(pod) if checks.second_pod.is_none() => {
+                    self.check(pod).await.map(|word| checks.second_pod = Some(word))
+                }
                 Decision::RecheckNode(node) if checks.node.is_none() => {
                     self.writer.exists("v1", "Node", "", node).await.map(|word| checks.node = Some(word))
                 }
@@ -53,9 +56,10 @@ impl Work {
         let result = match decision {
             Decision::Keep => return Outcome::Done,
             Decision::WaitUntil(at) => return Outcome::Again(until(at)),
-            Decision::RecheckPod(_) | Decision::RecheckNode(_) | Decision::RecheckOwner(_) => {
-                return Outcome::Again(CHANGED);
-            }
+            Decision::RecheckPod(_)
+            | Decision::RecheckSecondPod(_)
+            | Decision::RecheckNode(_)
+            | Decision::RecheckOwner(_) => return Outcome::Again(CHANGED),
             Decision::MarkReleasing { release_at, reason } => {
                 info!(address = %name, reason, pod = holder(&def), "address is given back");
                 let status = json!({"phase": "Releasing", "reason": reason, "releaseAt": time(release_at)});
@@ -200,7 +204,7 @@ impl Work {
             "metadata": {"uid": seen.uid, "resourceVersion": version, "labels": {
                 label::NODE: null, label::ROUTED: null, label::POD_NAME: null, label::POD_NAMESPACE: null,
             }},
-            "spec": {"pod": null, "node": null, "retainUntil": until.map(time)},
+            "spec": {"pod": null, "node": null, "handover": null, "retainUntil": until.map(time)},
         });
         self.writer.merge::<IPInstance>(&name.to_string(), &patch).await.map(|o| self.learn(&o))
     }

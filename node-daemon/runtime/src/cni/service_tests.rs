@@ -147,6 +147,17 @@ async fn add_and_del() {
 }
 
 #[tokio::test]
+async fn an_interface_is_made_without_a_route_to_what_another_pod_holds() {
+    let rig = rig().await;
+    ask(&rig.cni, add("c1")).await;
+    let record = rig.cni.attachments.get(&id("c1")).unwrap().record;
+    let routes = || rig.cni.wiring(&record).unwrap().routes.len();
+    assert_eq!(routes(), 2);
+    rig.cni.store.update(|index| index.apply_own(applied(instance("10.0.0.5", Some("u2"), &["10.0.0.5"]))));
+    assert_eq!(routes(), 1);
+}
+
+#[tokio::test]
 async fn a_failed_add_leaves_nothing() {
     let rig = rig().await;
     rig.cni.plumbing.break_with(Some("no such namespace"));
