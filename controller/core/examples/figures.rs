@@ -166,7 +166,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
                 labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
             })
             .collect(),
-        pods: (0..count).map(|n| PodFact { uid: pod(n).uid, finished: false }).collect(),
+        pods: (0..count).map(|n| PodFact { uid: pod(n).uid, finished: false, created: 0 }).collect(),
         ..Lists::default()
     };
     let start = Instant::now();

@@ -272,6 +272,12 @@ fn of_ended_pod(
                 _ => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
             }
         }
+        // The source of a machine that has ended at its target: its interface has the address too.
+        (Some(PodCheck::Gone | PodCheck::Finished), Some(_))
+            if target.is_none() && c.second_pod == Some(PodSeen::Live) =>
+        {
+            Decision::Keep
+        }
         (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match (target, &def.owner) {
             (Some(target), _) => {
                 let next = InstanceDef { handover: None, ..arrived(def, target) };

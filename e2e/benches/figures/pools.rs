@@ -147,7 +147,7 @@ fn lists(size: usize) -> Result<Lists> {
             });
         }
         let pod = PodRef { namespace: "shop".to_owned(), name: format!("web-{n}"), uid: format!("pod-{n}") };
-        lists.pods.push(PodFact { uid: pod.uid.clone(), finished: false });
+        lists.pods.push(PodFact { uid: pod.uid.clone(), finished: false, created: 0 });
         lists.instances.push(Arc::new(InstanceDef {
             name: InstanceName::new("", address),
             uid: format!("uid-{n}"),

@@ -500,9 +500,9 @@ impl Ipam {
 
     /// A pod appeared or changed.
     pub fn upsert_pod(&mut self, pod: PodFact) -> Effects {
-        let PodFact { uid, finished } = pod;
+        let PodFact { uid, finished, created } = pod;
         let effects = self.review_pod(&uid);
-        let unchanged = self.pods.insert(uid, finished) == Some(finished);
+        let unchanged = self.pods.insert(uid, (finished, created)).is_some_and(|(was, _)| was == finished);
         if unchanged { Effects::default() } else { effects }
     }
 

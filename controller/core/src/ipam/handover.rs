@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use braid_types::model::{HandoverDef, InstanceDef, MigrationRole, Phase};
+use braid_types::model::{HandoverDef, InstanceDef, MigrationRole, Phase, UnixSeconds};
 
 use super::{Claim, Grant, Ipam, PodRequest, Refusal};
 use crate::release::PodSeen;
@@ -63,7 +63,10 @@ impl Ipam {
             // It is where it was promised to, and its source, which is over, may take long to confirm that.
             let is_left = || req.migration == Some(Migration::Arrived) && is_target_of(d, req);
             let held = d.pod.as_ref().is_some_and(|p| p.uid != req.pod.uid && (runs(&p.uid) || is_left()));
-            held && !promised && d.node.as_deref() != Some(req.node.as_str())
+            // What KubeVirt writes onto a target stays there: a pod that the machine has left must not take it back.
+            let is_newer = d.pod.as_ref().is_some_and(|p| self.made(&p.uid) <= self.made(&req.pod.uid));
+            let has_left = d.handover.as_ref().is_some_and(|h| h.pod == req.pod);
+            held && !promised && (is_newer || has_left) && d.node.as_deref() != Some(req.node.as_str())
         };
         let mut all: Vec<_> = self
             .of_owner(req.owner.as_ref()?)
@@ -75,6 +78,11 @@ impl Ipam {
         let set = self.complete_set(&all)?;
         let set: Vec<_> = set.iter().filter_map(|name| self.instance(name).cloned()).collect();
         set.iter().any(|d| is_other(d)).then_some(set)
+    }
+
+    /// When a pod was made; `None` when it is not there (any more), which is before all others.
+    fn made(&self, uid: &str) -> Option<UnixSeconds> {
+        self.pods.get(uid).map(|(_, created)| *created)
     }
 
     /// How the second pod of an address is.

@@ -49,6 +49,8 @@ pub struct PodFact {
     pub uid: String,
     /// Succeeded or Failed (evicted pods are Failed): its containers run no more and never will again.
     pub finished: bool,
+    /// When it was made.
+    pub created: UnixSeconds,
 }
 
 /// Every kind in full: what a start or a restart begins with.
@@ -160,8 +162,8 @@ pub struct Ipam {
     pub(super) networks: BTreeMap<String, NetworkDef>,
     pub(super) slots: BTreeMap<String, Slot>,
     pub(super) nodes: BTreeMap<String, NodeFact>,
-    /// Pods by uid, and whether they have finished.
-    pub(super) pods: HashMap<String, bool>,
+    /// Pods by uid: whether they have finished, and when they were made.
+    pub(super) pods: HashMap<String, (bool, UnixSeconds)>,
     /// Pods that addresses name and that are over by the API server's own word, and since when that is known.
     pub(super) ended: HashMap<String, UnixSeconds>,
     pub(super) instances: HashMap<InstanceName, Held>,
@@ -388,8 +390,8 @@ impl Ipam {
     #[must_use]
     pub fn pod_seen(&self, uid: &str) -> PodSeen {
         match self.pods.get(uid) {
-            Some(false) => PodSeen::Live,
-            Some(true) | None => PodSeen::Over { confirmed: self.ended.get(uid).copied() },
+            Some((false, _)) => PodSeen::Live,
+            Some((true, _)) | None => PodSeen::Over { confirmed: self.ended.get(uid).copied() },
         }
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn pod(n: usize) -> PodRef {
 }
 
 pub(crate) fn live(n: usize) -> PodFact {
-    PodFact { uid: format!("pod-{n}"), finished: false }
+    PodFact { uid: format!("pod-{n}"), finished: false, created: n as i64 }
 }
 
 pub(crate) fn request(n: usize, node: &str) -> PodRequest {

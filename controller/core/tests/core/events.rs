@@ -121,7 +121,7 @@ impl Objects {
                 self.unreadable.insert(instance_name(i));
             }
             Event::Pod(i, x) => {
-                self.pods[i] = x.map(|finished| PodFact { uid: format!("pod-{i}"), finished });
+                self.pods[i] = x.map(|finished| PodFact { uid: format!("pod-{i}"), finished, created: 0 });
             }
         }
     }
@@ -155,7 +155,9 @@ fn feed(ipam: &mut Ipam, event: &Event) {
             ipam.remove_instance(&instance_name(i), &format!("uid{i}"))
         }
         Event::Unreadable(i) => ipam.upsert_unreadable(&instance_name(i)),
-        Event::Pod(i, Some(finished)) => ipam.upsert_pod(PodFact { uid: format!("pod-{i}"), finished }),
+        Event::Pod(i, Some(finished)) => {
+            ipam.upsert_pod(PodFact { uid: format!("pod-{i}"), finished, created: 0 })
+        }
         Event::Pod(i, None) => ipam.remove_pod(&format!("pod-{i}")),
     };
 }

@@ -103,6 +103,10 @@ fn a_former_target_does_not_take_the_machine_back() {
     let grant = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap();
     assert!(grant.is_complete(), "{grant:?}");
     ipam.finish(grant);
+    // Nor after one more migration, when nothing names it any more and it still hangs on its node.
+    give(&mut ipam, &restored, &machine(4, "n1", Some(Migration::Arrived)));
+    let refusal = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap_err();
+    assert_eq!(refusal.reason(), "AddressStillHeld");
 }
 
 #[test]
@@ -285,6 +289,10 @@ fn a_source_that_ends_first_leaves_the_addresses_to_the_target() {
     ipam.remove_pod("pod-2");
     let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), ..Checks::default() };
     ipam.remove_node("n2");
+    let kept = ipam.decide(&restored, &names[0], checks, 100);
+    assert_eq!(kept, Some(Decision::Keep), "while the source lives, its interface has the address");
+    let effects = ipam.remove_pod("pod-1");
+    assert!(effects.review.contains(&names[0]));
     let kept = ipam.decide(&restored, &names[0], checks, 100);
     assert!(matches!(kept, Some(Decision::RecheckOwner(_))), "{kept:?}");
 }

@@ -7,7 +7,9 @@ use braid_controller_core::gc::findings;
 use braid_controller_core::ipam::Lists;
 use braid_controller_core::release::{Checks, Decision, OwnerCheck};
 use braid_controller_core::{Choice, Config, Effects, Ipam, PodFact, PodRequest, Restored};
-use braid_types::model::{BlockDef, InstanceDef, NetworkDef, OwnerRef, Phase, SubnetDef};
+use braid_types::model::{
+    BlockDef, HandoverDef, InstanceDef, MigrationRole, NetworkDef, OwnerRef, Phase, SubnetDef,
+};
 use braid_types::{AddrRange, Cidr, InstanceName, block_name};
 use proptest::prelude::*;
 
@@ -47,9 +49,10 @@ fn instance() -> impl Strategy<Value = Arc<InstanceDef>> {
     let phase = prop::sample::select(&[Phase::Bound, Phase::Reserved, Phase::Releasing][..]);
     let name = (prop::sample::select(&["", "lab"][..]), 0u8..20, any::<bool>())
         .prop_map(|(space, a, far)| InstanceName::new(space, [10, 0, u8::from(far), a].into()));
-    let held = (prop::option::of(0usize..3), prop::option::of(0usize..2), any::<bool>());
+    let second = prop::option::of((0usize..3, any::<bool>()));
+    let held = (prop::option::of(0usize..3), prop::option::of(0usize..2), any::<bool>(), second);
     (name, 0usize..5, 0usize..4, held, 0usize..4, phase, prop::option::of(0i64..5)).prop_map(
-        |(name, subnet, network, (holder, kept_for, vtep), node, phase, release_at)| {
+        |(name, subnet, network, (holder, kept_for, vtep, second), node, phase, release_at)| {
             Arc::new(InstanceDef {
                 uid: format!("uid-of-{name}"),
                 network: format!("net{network}"),
@@ -61,7 +64,10 @@ fn instance() -> impl Strategy<Value = Arc<InstanceDef>> {
                 interface: if vtep { "vtep".into() } else { "eth0".into() },
                 node: (node < 3).then(|| format!("n{node}")),
                 set: vec![name.address()],
-                handover: None,
+                handover: second.map(|(n, left)| {
+                    let role = if left { MigrationRole::Source } else { MigrationRole::Target };
+                    Box::new(HandoverDef { pod: pod(n), node: format!("n{n}"), role })
+                }),
                 owner: kept_for.map(owner),
                 retain_seconds: None,
                 retain_until: None,
@@ -113,7 +119,7 @@ fn objects() -> impl Strategy<Value = Lists> {
             }
             let mut names = BTreeSet::new();
             all.blocks = blocks.into_iter().filter(|b| names.insert(b.name.clone())).collect();
-            let fact = |(i, finished)| PodFact { uid: format!("pod-{i}"), finished };
+            let fact = |(i, finished)| PodFact { uid: format!("pod-{i}"), finished, created: 0 };
             all.pods = pods.into_iter().enumerate().filter_map(|(i, f)| Some(fact((i, f?)))).collect();
             all
         },

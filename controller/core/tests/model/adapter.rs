@@ -338,7 +338,7 @@ impl Adapter {
                 let all_finished = known.entry(self.pod_ref(pod).uid).or_insert(true);
                 *all_finished &= *life == Life::Finished;
             }
-            let facts = known.into_iter().map(|(uid, finished)| PodFact { uid, finished });
+            let facts = known.into_iter().map(|(uid, finished)| PodFact { uid, finished, created: 0 });
             ipam.reset_pods(facts.collect());
         }
         ipam

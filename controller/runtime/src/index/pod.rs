@@ -23,7 +23,8 @@ pub(super) struct PodNews {
 }
 
 pub(super) fn news(pod: &Pod) -> PodNews {
-    let fact = PodFact { uid: pod.uid().unwrap_or_default(), finished: pod.is_finished() };
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
+    let fact = PodFact { uid: pod.uid().unwrap_or_default(), finished: pod.is_finished(), created };
     let wants = !pod.spec.host_network && !fact.finished && !pod.is_terminating();
     let node = pod.spec.node_name.clone().filter(|n| wants && !n.is_empty());
     let entry = node.map(|node| PodEntry {

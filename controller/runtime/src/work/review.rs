@@ -76,8 +76,8 @@ impl Work {
                 self.writer.merge::<IPInstance>(&name.to_string(), &patch).await.map(|o| self.learn(&o))
             }
             Decision::Replace(next) => {
-                info!(address = %name, pod = holder(&next), "a migration has come to its end");
-                match self.replace(&next).await {
+                info!(address = %name, pod = holder(&next), "a machine's address has one pod again");
+                match self.settle(&name, &seen, &def, &next).await {
                     Ok(Won::Yes) => Ok(()),
                     Ok(Won::Not) => return Outcome::Again(CHANGED),
                     Err(error) => Err(error),
@@ -180,6 +180,22 @@ impl Work {
             }
         }
         Ok(OwnerCheck::Gone)
+    }
+
+    /// First the status, then the holder: whoever dies in between leaves it with a holder that is over, whose node
+    /// confirms that once more.
+    async fn settle(
+        &self,
+        name: &InstanceName,
+        seen: &Seen,
+        def: &InstanceDef,
+        next: &InstanceDef,
+    ) -> Result<Won, WriteError> {
+        if def.phase != next.phase || def.torn_down.is_some() {
+            let status = json!({"phase": "Bound", "reason": null, "tornDownAt": null, "releaseAt": null});
+            self.change_status(name, seen, &status).await?;
+        }
+        self.replace(next).await
     }
 
     /// First the phase, then the pod: whoever dies in between leaves an address that is kept.

@@ -197,7 +197,7 @@ impl Server {
         }
         self.last_pod += 1;
         let pod = Pod { number: self.last_pod, node: node.to_owned(), terminating: false, finished: false };
-        self.tell(Kind::Pod, News::Pod(PodFact { uid: pod.uid(), finished: false }));
+        self.tell(Kind::Pod, News::Pod(PodFact { uid: pod.uid(), finished: false, created: 0 }));
         self.sandboxes.insert(pod.uid(), pod.node.clone());
         self.pods.insert(pod.number, pod);
     }
@@ -207,7 +207,7 @@ impl Server {
         p.finished = true;
         let uid = p.uid();
         self.abandon(&uid);
-        self.tell(Kind::Pod, News::Pod(PodFact { uid, finished: true }));
+        self.tell(Kind::Pod, News::Pod(PodFact { uid, finished: true, created: 0 }));
     }
 
     /// The object goes, as by `kubectl delete --force`: the node may run it yet.
