@@ -10,6 +10,7 @@ mod grant;
 mod handover;
 mod kept;
 mod misplaced;
+mod names;
 mod plan;
 mod refusal;
 mod request;

@@ -158,7 +158,7 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
         return release(now, "RetentionEnded", config);
     }
     let ends = def.retain_until;
-    let kept_by = def.owner.as_ref().filter(|_| def.reserved_at.is_some() && !def.declared);
+    let kept_by = def.owner.as_deref().filter(|_| def.reserved_at.is_some() && !def.declared);
     match (kept_by, c.checks.owner) {
         (Some(owner), None) => Decision::RecheckOwner(owner.clone()),
         (Some(_), Some(OwnerCheck::Gone)) => release(now, "OwnerGone", config),
@@ -175,7 +175,7 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
 fn of_halfway(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Decision {
     let ends = def.retain_seconds.map(|s| def.reserved_at.unwrap_or(now).saturating_add(s.into()));
     let until = def.retain_until.or(ends);
-    match &def.owner {
+    match def.owner.as_deref() {
         // Nobody has used it here: its owner decides as it would have before the first write.
         Some(owner) if def.reserved_at.is_none() && !def.declared && until.is_none() => {
             match c.checks.owner {

@@ -2,7 +2,7 @@
 //!
 //! Everything is behind one lock that is held for moments only and never across a wait.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ pub(crate) struct PodEntry {
     pub(crate) node: String,
     /// What its annotations say, or what is wrong with them.
     pub(crate) choice: Result<Choice, String>,
-    /// In whose name its addresses are kept.
-    pub(crate) owner: OwnerRef,
+    /// In whose name its addresses are kept; `None` = its own.
+    pub(crate) owner: Option<Arc<OwnerRef>>,
     /// Whether they are, when it is gone.
     pub(crate) keep: Option<Keep>,
     /// How far the migration of a virtual machine to it is; `None` where it is no target of one.
@@ -121,6 +121,26 @@ impl Waiters {
     }
 }
 
+/// Owners of pods, each once however many pods it has.
+#[derive(Debug, Default)]
+pub(crate) struct Owners(HashSet<Arc<OwnerRef>>);
+
+impl Owners {
+    /// The one that is like this.
+    pub(crate) fn share(&mut self, owner: Arc<OwnerRef>) -> Arc<OwnerRef> {
+        if let Some(known) = self.0.get(&owner) {
+            return known.clone();
+        }
+        self.0.insert(owner.clone());
+        owner
+    }
+
+    /// Forgets those that no pod has any more.
+    pub(crate) fn sweep(&mut self) {
+        self.0.retain(|owner| Arc::strong_count(owner) > 1);
+    }
+}
+
 /// Everything that is known.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -128,6 +148,8 @@ pub(crate) struct World {
     pub(crate) ipam: Ipam,
     /// Pods that need addresses.
     pub(crate) pods: HashMap<Uid, PodEntry>,
+    /// Their owners.
+    pub(crate) owners: Owners,
     /// Namespaces by name.
     pub(crate) namespaces: HashMap<String, NamespaceEntry>,
     /// Networks as the API server has them, for status and finalizers.
@@ -243,6 +265,7 @@ impl Shared {
         let world = World {
             ipam: Ipam::new(config),
             pods: HashMap::new(),
+            owners: Owners::default(),
             namespaces: HashMap::new(),
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
@@ -326,5 +349,24 @@ mod tests {
         waiters.forget(&one);
         waiters.forget(&two);
         assert!(waiters.by_topic.is_empty() && waiters.by_pod.is_empty());
+    }
+
+    #[test]
+    fn pods_of_one_owner_share_it() {
+        let owner = |name: &str| {
+            Arc::new(OwnerRef {
+                api_version: "apps/v1".into(),
+                kind: "Deployment".into(),
+                namespace: "shop".into(),
+                name: name.into(),
+                uid: String::new(),
+                pod: None,
+            })
+        };
+        let mut owners = Owners::default();
+        let (first, second) = (owners.share(owner("web")), owners.share(owner("web")));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &owners.share(owner("api"))));
+        owners.sweep();
+        assert_eq!(owners.0.len(), 1, "of the other there is no pod");
     }
 }

@@ -390,7 +390,7 @@ impl TryFrom<&IPInstance> for InstanceDef {
             node: spec.node.clone(),
             set: at.each("spec.set", &spec.set, At::address)?,
             handover: spec.handover.as_ref().map(|h| Box::new(HandoverDef::from(h))),
-            owner: spec.owner.as_ref().map(OwnerRef::from),
+            owner: spec.owner.as_ref().map(|o| Box::new(OwnerRef::from(o))),
             retain_seconds: spec.retain_seconds,
             retain_until: spec.retain_until.as_ref().map(seconds),
             reserved_at: status.reserved_at.as_ref().map(seconds),
@@ -421,7 +421,7 @@ pub fn instance_object(def: &InstanceDef) -> IPInstance {
         node: def.node.clone(),
         set: def.set.iter().map(ToString::to_string).collect(),
         handover: def.handover.as_deref().map(Handover::from),
-        owner: def.owner.as_ref().map(OwnerReference::from),
+        owner: def.owner.as_deref().map(OwnerReference::from),
         retain_seconds: def.retain_seconds,
         retain_until: def.retain_until.map(time),
     };

@@ -180,7 +180,7 @@ prop_compose! {
             node,
             set,
             handover: handover.map(Box::new),
-            owner,
+            owner: owner.map(Box::new),
             retain_seconds,
             retain_until,
             reserved_at: None,

@@ -245,7 +245,7 @@ pub struct InstanceDef {
     /// The other pod while a virtual machine migrates.
     pub handover: Option<Box<HandoverDef>>,
     /// Who keeps it.
-    pub owner: Option<OwnerRef>,
+    pub owner: Option<Box<OwnerRef>>,
     /// How long it is kept for its owner without a pod, in seconds; `None` = as long as the owner exists.
     pub retain_seconds: Option<u32>,
     /// End of retention.

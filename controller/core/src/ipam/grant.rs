@@ -338,7 +338,7 @@ impl Ipam {
             node: Some(to.node.to_owned()),
             set: set.to_vec(),
             handover: None,
-            owner: to.owner.cloned(),
+            owner: to.owner.cloned().map(Box::new),
             retain_seconds: to.retain_seconds,
             retain_until: None,
             reserved_at: None,
@@ -363,7 +363,7 @@ impl Ipam {
             set: set.to_vec(),
             handover: None,
             // What a person has declared for an owner stays the owner's.
-            owner: if def.declared { def.owner.clone() } else { to.owner.cloned() },
+            owner: if def.declared { def.owner.clone() } else { to.owner.cloned().map(Box::new) },
             retain_seconds: to.retain_seconds,
             retain_until: if def.declared { def.retain_until } else { None },
             reserved_at: None,

@@ -9,6 +9,7 @@ use braid_types::model::{
 };
 use braid_types::{AddrRange, InstanceName, well_known::VTEP_INTERFACE};
 
+use super::names::Names;
 use crate::block::Blocks;
 use crate::pool::{Mark, Pool, Usage};
 use crate::release::{Checks, Circumstances, PodSeen};
@@ -167,9 +168,9 @@ pub struct Ipam {
     /// Pods that addresses name and that are over by the API server's own word, and since when that is known.
     pub(super) ended: HashMap<String, UnixSeconds>,
     pub(super) instances: HashMap<InstanceName, Held>,
-    pub(super) by_pod: HashMap<String, BTreeSet<InstanceName>>,
+    pub(super) by_pod: HashMap<String, Names>,
     /// The same for the second pods of machines that migrate.
-    pub(super) by_second_pod: HashMap<String, BTreeSet<InstanceName>>,
+    pub(super) by_second_pod: HashMap<String, Names>,
     /// Addresses in the name of an owner, with or without a pod: (kind, namespace, name).
     pub(super) by_owner: HashMap<(String, String, String), BTreeSet<InstanceName>>,
     /// Addresses of tunnel ends: (Network, node).

@@ -57,7 +57,7 @@ fn a_numbered_pod_gets_its_own_addresses_back_on_any_node() {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
     let zero = owner("StatefulSet", Some("db-0"));
     let made = give(&mut ipam, &restored, &owned(1, "n1", zero.clone()));
-    assert_eq!(made[0].owner.as_ref(), Some(&zero));
+    assert_eq!(made[0].owner.as_deref(), Some(&zero));
     reserve(&mut ipam, &made);
     assert_eq!(ipam.usage("v4").reserved, 1);
 
@@ -179,7 +179,7 @@ fn what_a_person_declared_stays_with_its_owner() {
         node: None,
         mac: None,
         set: Vec::new(),
-        owner: Some(owner),
+        owner: Some(Box::new(owner)),
         phase: Phase::Reserved,
         declared: true,
         ..(*model[0]).clone()
@@ -192,7 +192,7 @@ fn what_a_person_declared_stays_with_its_owner() {
     let both = PodRequest { keep: None, ..owned(2, "n1", zero) };
     let made = give(&mut ipam, &restored, &both);
     assert_eq!((made.len(), made[0].name.to_string().as_str()), (2, "10.0.0.99"));
-    assert_eq!((made[0].owner.as_ref(), made[1].owner.as_ref()), (Some(&numbered), None));
+    assert_eq!((made[0].owner.as_deref(), made[1].owner.as_deref()), (Some(&numbered), None));
     assert!(made[0].declared && made[0].mac.is_some());
 }
 

@@ -44,7 +44,7 @@ fn two_observations_and_a_last_look_before_an_address_is_given_back() {
         pod: Some("db-0".into()),
     };
     let of = owner.clone();
-    let kept = InstanceDef { owner: Some(owner), ..down.clone() };
+    let kept = InstanceDef { owner: Some(Box::new(owner)), ..down.clone() };
     let checked = |c: Circumstances, check| Circumstances {
         checks: Checks { pod: Some(check), ..Checks::default() },
         ..c
@@ -134,7 +134,7 @@ fn what_is_kept_stays_until_its_time() {
         pod: None,
     };
     let owned = InstanceDef {
-        owner: Some(owner.clone()),
+        owner: Some(Box::new(owner.clone())),
         reserved_at: Some(100),
         retain_until: None,
         ..until.clone()

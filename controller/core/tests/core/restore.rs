@@ -68,7 +68,7 @@ fn instance() -> impl Strategy<Value = Arc<InstanceDef>> {
                     let role = if left { MigrationRole::Source } else { MigrationRole::Target };
                     Box::new(HandoverDef { pod: pod(n), node: format!("n{n}"), role })
                 }),
-                owner: kept_for.map(owner),
+                owner: kept_for.map(|n| Box::new(owner(n))),
                 retain_seconds: None,
                 retain_until: None,
                 reserved_at: None,
@@ -303,7 +303,7 @@ fn each_contradiction_is_shown() {
     let reserved = |name: &str, n| InstanceDef {
         pod: None,
         node: None,
-        owner: Some(owner(n)),
+        owner: Some(Box::new(owner(n))),
         phase: Phase::Reserved,
         reserved_at: Some(1),
         ..base(name)
@@ -328,7 +328,10 @@ fn each_contradiction_is_shown() {
     );
     check(
         "one that it has and one that is kept for it",
-        with(vec![InstanceDef { owner: Some(owner(0)), ..base("10.0.0.1") }, reserved("10.0.0.2", 0)]),
+        with(vec![
+            InstanceDef { owner: Some(Box::new(owner(0))), ..base("10.0.0.1") },
+            reserved("10.0.0.2", 0),
+        ]),
         &[("10.0.0.1", "KeptTwice", "10.0.0.1, 10.0.0.2")],
         None,
     );

@@ -363,7 +363,7 @@ impl Adapter {
             interface: "eth0".to_owned(),
             node: object.node.map(node_name),
             set: addresses(object.set),
-            owner: object.owned.then(|| self.owner()),
+            owner: object.owned.then(|| Box::new(self.owner())),
             retain_seconds: None,
             retain_until: match object.retain_until {
                 Due::No => None,

@@ -3,7 +3,7 @@
 use braid_api::slim::Pod;
 use braid_controller_core::{Keep, Migration};
 use braid_types::annotation::NetworkChoice;
-use braid_types::model::OwnerRef;
+use braid_types::model::{OwnerRef, PodRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
@@ -23,17 +23,28 @@ const RUNS_ON: &str = "kubevirt.io/nodeName";
 /// Who a pod's addresses belong to across its re-creation: its set, its Deployment, its virtual machine, or the pod
 /// itself by its name.
 pub(crate) fn of(pod: &Pod) -> OwnerRef {
+    other(pod).unwrap_or_else(|| {
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        itself(&PodRef { namespace, name, uid: pod.uid().unwrap_or_default() })
+    })
+}
+
+/// The pod as the owner of its addresses.
+pub(crate) fn itself(pod: &PodRef) -> OwnerRef {
+    OwnerRef {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        pod: None,
+    }
+}
+
+/// As [`of`]; `None` where it is the pod itself.
+pub(super) fn other(pod: &Pod) -> Option<OwnerRef> {
     let namespace = pod.namespace().unwrap_or_default();
-    let Some(controller) = controller(pod) else {
-        return OwnerRef {
-            api_version: "v1".to_owned(),
-            kind: "Pod".to_owned(),
-            namespace,
-            name: pod.name_any(),
-            uid: pod.uid().unwrap_or_default(),
-            pod: None,
-        };
-    };
+    let controller = controller(pod)?;
     let mut owner = OwnerRef {
         api_version: controller.api_version.clone(),
         kind: controller.kind.clone(),
@@ -53,7 +64,7 @@ pub(crate) fn of(pod: &Pod) -> OwnerRef {
         owner.name = deployment.to_owned();
         owner.uid = String::new();
     }
-    owner
+    Some(owner)
 }
 
 /// Whether and how long the addresses are kept: as the pod says, else for those that come back under their name. What

@@ -1,6 +1,7 @@
 //! Pods and namespaces: who needs addresses, and by which rules.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use braid_api::slim::{Namespace, Pod};
 use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
@@ -35,7 +36,7 @@ pub(super) fn news(pod: &Pod) -> PodNews {
         },
         node,
         choice: choice_of(pod),
-        owner: owner::of(pod),
+        owner: owner::other(pod).map(Arc::new),
         keep: owner::keep(pod),
         migration: owner::migration(pod),
         bound: Instant::now(),
@@ -125,7 +126,8 @@ fn take_entry(index: &Index, world: &mut World, news: &PodNews) {
     let Some(new) = &news.entry else { return drop_entry(world, &uid) };
     match world.pods.get_mut(&uid) {
         None => {
-            world.pods.insert(uid.clone(), new.clone());
+            let owner = new.owner.clone().map(|owner| world.owners.share(owner));
+            world.pods.insert(uid.clone(), PodEntry { owner, ..new.clone() });
             index.shared.queues.grants.add(uid);
         }
         Some(known) => {

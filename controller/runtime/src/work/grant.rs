@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::Work;
 use super::refuse::No;
+use crate::index;
 use crate::queue::Outcome;
 use crate::world::{Uid, World};
 use crate::write::WriteError;
@@ -181,7 +182,7 @@ fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
         choice,
         namespace_choice,
         namespace_labels: namespace.labels.clone(),
-        owner: Some(entry.owner.clone()),
+        owner: Some(entry.owner.as_deref().map_or_else(|| index::owner_itself(&entry.pod), Clone::clone)),
         keep: entry.keep,
         migration: entry.migration,
     }))

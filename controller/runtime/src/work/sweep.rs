@@ -32,6 +32,7 @@ impl Work {
         match what {
             Sweep::Blocks => self.sweep_blocks().await,
             Sweep::Audit => {
+                self.shared.world().owners.sweep();
                 self.drop_lost_nodes().await;
                 self.thin_out().await;
                 self.show(self.contradictions()).await;
