@@ -138,9 +138,9 @@ fn list(defs: &[&Arc<InstanceDef>]) -> String {
 /// Interfaces with more than one address of a family.
 fn two_addresses(ipam: &Ipam, out: &mut Vec<Finding>) {
     let mut interfaces: BTreeMap<(&str, &str, Family), Vec<&Arc<InstanceDef>>> = BTreeMap::new();
-    for def in ipam.instances().filter(|d| d.phase == Phase::Bound) {
-        if let Some(pod) = &def.pod {
-            let key = (pod.uid.as_str(), def.interface.as_str(), Family::of(def.name.address()));
+    for (uid, defs) in ipam.crowded_pods() {
+        for def in defs.into_iter().filter(|d| d.phase == Phase::Bound) {
+            let key = (uid, def.interface.as_str(), Family::of(def.name.address()));
             interfaces.entry(key).or_default().push(def);
         }
     }

@@ -24,6 +24,9 @@ pub(crate) enum Outcome {
     Retry,
 }
 
+/// For how many keys an empty queue keeps room.
+const ROOM: usize = 1024;
+
 /// Delays after failures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryDelay {
@@ -233,6 +236,11 @@ impl<K: Clone + Eq + Hash> State<K> {
         self.queued.remove(&key);
         self.running.insert(key.clone());
         self.progress = Instant::now();
+        // A start queues all there is, and the room for that is not needed again.
+        if self.ready.is_empty() && self.ready.capacity() > ROOM {
+            self.ready.shrink_to_fit();
+            self.queued.shrink_to_fit();
+        }
         Some(key)
     }
 

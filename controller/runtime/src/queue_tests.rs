@@ -32,6 +32,18 @@ async fn a_key_added_twice_is_taken_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_room_for_a_flood_is_given_back() {
+    let queue = opened();
+    let flood = u32::try_from(4 * ROOM).unwrap();
+    (0..flood).for_each(|key| queue.add(key));
+    for key in 0..flood {
+        assert_eq!(queue.next().await, key);
+    }
+    let state = queue.state.lock();
+    assert!(state.ready.capacity() <= ROOM && state.queued.capacity() <= ROOM);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_added_while_running_runs_again_and_never_twice_at_once() {
     let queue = opened();
     queue.add(1);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use braid_types::model::{
     BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, PodRef, SubnetDef, UnixSeconds,
 };
-use braid_types::{AddrRange, InstanceName, well_known::VTEP_INTERFACE};
+use braid_types::{AddrRange, Family, InstanceName, well_known::VTEP_INTERFACE};
 
 use super::names::Names;
 use crate::block::Blocks;
@@ -318,6 +318,17 @@ impl Ipam {
     /// The addresses of a pod, by uid.
     pub fn instances_of_pod(&self, uid: &str) -> impl Iterator<Item = &Arc<InstanceDef>> {
         self.by_pod.get(uid).into_iter().flatten().filter_map(|n| self.instance(n))
+    }
+
+    /// Pods by uid that have more than one address of a family, of all their interfaces together, with all they have.
+    pub fn crowded_pods(&self) -> impl Iterator<Item = (&str, Vec<&Arc<InstanceDef>>)> {
+        let is_crowded = |names: &Names| {
+            let of = |family| names.iter().filter(|n| Family::of(n.address()) == family).count();
+            Family::ALL.into_iter().any(|family| of(family) > 1)
+        };
+        let crowded = self.by_pod.iter().filter(move |(_, names)| is_crowded(names));
+        crowded
+            .map(|(uid, names)| (uid.as_str(), names.iter().filter_map(|name| self.instance(name)).collect()))
     }
 
     /// The blocks of a Subnet that exist.

@@ -43,32 +43,22 @@ pub(super) type Crowded = BTreeMap<(String, String), Vec<InstanceName>>;
 
 /// Finds them.
 pub(super) fn crowded(world: &World) -> Crowded {
-    let mut seen: HashMap<(&str, &str, Family), u32> = HashMap::new();
-    let mut found = BTreeSet::new();
-    for def in world.ipam.instances() {
-        let Some(pod) = def.pod.as_ref() else { continue };
-        let key = (pod.uid.as_str(), def.interface.as_str(), Family::of(def.name.address()));
-        let count = seen.entry(key).or_default();
-        *count += 1;
-        if *count > 1 {
-            found.insert((key.0.to_owned(), key.1.to_owned()));
+    let mut found = Crowded::new();
+    for (uid, defs) in world.ipam.crowded_pods() {
+        let mut interfaces: BTreeMap<&str, Vec<&InstanceDef>> = BTreeMap::new();
+        for def in defs {
+            interfaces.entry(&def.interface).or_default().push(def);
+        }
+        for (interface, defs) in interfaces {
+            let of = |family| defs.iter().filter(|d| Family::of(d.name.address()) == family).count();
+            if Family::ALL.into_iter().any(|family| of(family) > 1) {
+                let mut names: Vec<_> = defs.iter().map(|d| d.name.clone()).collect();
+                names.sort();
+                found.insert((uid.to_owned(), interface.to_owned()), names);
+            }
         }
     }
-    let names = |uid: &str, interface: &str| {
-        let mut names: Vec<_> = world
-            .ipam
-            .instances_of_pod(uid)
-            .filter(|d| d.interface == interface)
-            .map(|d| d.name.clone())
-            .collect();
-        names.sort();
-        names
-    };
     found
-        .into_iter()
-        .map(|(uid, interface)| (names(&uid, &interface), (uid, interface)))
-        .map(|(n, k)| (k, n))
-        .collect()
 }
 
 impl Work {
