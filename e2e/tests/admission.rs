@@ -19,6 +19,12 @@ fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
     }
 }
 
+/// The addresses of the cluster's Services, of its first family.
+fn services(stage: &Stage) -> Result<String> {
+    let range = stage.sandbox().kubectl_json(&["get", "servicecidr", "kubernetes"])?;
+    Ok(range["spec"]["cidrs"][0].as_str().context("no range of Services")?.to_owned())
+}
+
 fn vxlan(vni: u32, default: bool) -> Value {
     json!({"type": "VXLAN", "default": default, "vxlan": {"vni": vni}})
 }
@@ -28,6 +34,7 @@ fn the_webhook_refuses_with_a_sentence() {
     staged("admission", |stage| {
         let pod = stage.start(&[PodPlan::new("holder").on(&stage.nodes()[1])])?.remove(0);
         stage.overlay("second", 81, &["10.81.0.0/24"], &Value::Null, &Value::Null)?;
+        let services = services(stage)?;
         let cases = [
             (
                 stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
@@ -36,6 +43,10 @@ fn the_webhook_refuses_with_a_sentence() {
             (
                 stage.object("Subnet", "around", &json!({"network": "second", "cidr": "10.80.0.0/12"})),
                 vec!["10.80.0.0/12", "overlaps", "second-0"],
+            ),
+            (
+                stage.object("Subnet", "services", &json!({"network": "second", "cidr": services})),
+                vec![services.as_str(), "ServiceCIDR kubernetes", "another prefix"],
             ),
             (stage.object("Network", "usurper", &vxlan(82, true)), vec!["overlay", "default"]),
             (stage.object("Network", "twin", &vxlan(4, false)), vec!["VNI 4", "overlay"]),
@@ -79,6 +90,7 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
         let outcome = (|| -> Result<()> {
             let losers = [
                 stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
+                stage.object("Subnet", "services", &json!({"network": "second", "cidr": services(stage)?})),
                 stage.object("Network", "twin", &vxlan(4, false)),
                 stage.object("Network", "usurper", &vxlan(85, true)),
             ];
@@ -88,6 +100,11 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
             })?;
             let message = stage.await_reason("subnet/within", "False", "Overlap")?;
             ensure!(message.contains("overlay-v4"), "{message}");
+            let message = stage.await_reason("subnet/services", "False", "OffLimits")?;
+            ensure!(message.contains("ServiceCIDR kubernetes"), "{message}");
+            let service = sandbox.kubectl_json(&["-n", "default", "get", "service", "kubernetes"])?;
+            let api = format!("https://{}", service["spec"]["clusterIP"].as_str().context("no ClusterIP")?);
+            sandbox.node_exec(&stage.nodes()[1], &["curl", "-skm", "10", "-o", "/dev/null", &api])?;
             let message = stage.await_reason("network/twin", "False", "VniInUse")?;
             ensure!(message.contains("overlay"), "{message}");
             let message = eventually("the second default to be told", PATIENCE, || {

@@ -7,4 +7,4 @@ mod change;
 mod standing;
 
 pub use change::{Change, Sentence, verdict};
-pub use standing::{Loss, Standing, type_name};
+pub use standing::{Loss, OffLimits, Standing, type_name};

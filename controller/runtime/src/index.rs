@@ -9,6 +9,7 @@ mod instance;
 mod node;
 mod owner;
 mod pod;
+mod service;
 mod unreadable;
 
 use std::sync::Arc;
@@ -55,6 +56,20 @@ impl Index {
             world.unreadable.note(kind, &object.name, &object.uid, &object.reason);
         }
     }
+}
+
+/// Starts the watches of what addresses can be given without.
+pub(crate) fn watch_aside(
+    informers: &mut Informers,
+    client: &Client,
+    shared: &Arc<Shared>,
+    metrics: &Arc<Metrics>,
+) {
+    let index = Index { shared: shared.clone(), metrics: metrics.clone() };
+    let mut known = service::Ranges::new();
+    informers.watch(service::WATCH, Api::all(client.clone()), Selection::default(), move |event| {
+        service::handle(&index, &mut known, event);
+    });
 }
 
 /// Starts a watch per kind.

@@ -96,7 +96,10 @@ impl Webhook {
                 let (old, new) = parsed::<IPBlock, BlockDef>(request)?;
                 self.ask(Change::Block { old: old.as_ref(), new: new.as_ref() })
             }
-            "deployments" | "statefulsets" => workloads::decide(&self.shared, request),
+            "deployments" | "statefulsets" => {
+                let allowed = Allowed { warnings: workloads::warnings(request), ..Allowed::default() };
+                return workloads::decide(&self.shared, request).map(|()| allowed);
+            }
             _ => Ok(()),
         };
         decision.map(|()| Allowed::default())

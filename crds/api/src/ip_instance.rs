@@ -37,6 +37,8 @@ use crate::rule::{about, address_of, immutable, is_address, rule, unicast};
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner.name", priority = 1),
+    printcolumn(name = "Owner-Kind", type_ = "string", json_path = ".spec.owner.kind", priority = 1),
+    printcolumn(name = "For-Pod", type_ = "string", json_path = ".spec.owner.pod", priority = 1),
     printcolumn(name = "Migrates", type_ = "string", json_path = ".spec.handover.node", priority = 1),
     printcolumn(name = "Why", type_ = "string", json_path = ".status.reason", priority = 1),
     printcolumn(name = "Kept-Until", type_ = "string", json_path = ".spec.retainUntil", priority = 1),

@@ -10,6 +10,7 @@ use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, Un
 use super::state::{Held, Ipam, NodeFact, PodFact, is_vtep, mark_of};
 use super::{Effects, Topic};
 use crate::pool::Mark;
+use crate::verdict::OffLimits;
 
 /// Whether two definitions give out the same addresses.
 fn same_addresses(a: &SubnetDef, b: &SubnetDef) -> bool {
@@ -43,6 +44,16 @@ impl Ipam {
             subnets: self.subnets().map(|s| s.name.clone()).collect(),
             ..Effects::default()
         }
+    }
+
+    /// All addresses that the cluster uses for something else.
+    pub fn reset_off_limits(&mut self, list: Vec<OffLimits>) -> Effects {
+        if self.off_limits == list {
+            return Effects::default();
+        }
+        self.off_limits = list;
+        self.standing = std::sync::OnceLock::new();
+        self.all_objects()
     }
 
     // ---- Networks

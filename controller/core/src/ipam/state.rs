@@ -13,7 +13,7 @@ use super::names::Names;
 use crate::block::Blocks;
 use crate::pool::{Mark, Pool, Usage};
 use crate::release::{Checks, Circumstances, PodSeen};
-use crate::verdict::{Loss, Standing};
+use crate::verdict::{Loss, OffLimits, Standing};
 
 /// Times that the operator may choose, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +185,7 @@ pub struct Ipam {
     /// Subnets in which such an address lies and is taken: nobody else can create an object of its name.
     pub(super) foreign: HashMap<InstanceName, BTreeSet<String>>,
     pub(super) last_grant: u64,
+    pub(super) off_limits: Vec<OffLimits>,
     pub(super) standing: OnceLock<Standing>,
 }
 
@@ -225,6 +226,7 @@ impl Ipam {
             misplaced: BTreeSet::new(),
             foreign: HashMap::new(),
             last_grant: 0,
+            off_limits: Vec::new(),
             standing: OnceLock::new(),
         }
     }
@@ -268,10 +270,16 @@ impl Ipam {
         &self.config
     }
 
+    /// Addresses that no Subnet may have.
+    #[must_use]
+    pub fn off_limits(&self) -> &[OffLimits] {
+        &self.off_limits
+    }
+
     /// Which Networks and Subnets are in force.
     #[must_use]
     pub fn standing(&self) -> &Standing {
-        self.standing.get_or_init(|| Standing::of(self.networks.values(), self.subnets()))
+        self.standing.get_or_init(|| Standing::of(self.networks.values(), self.subnets(), &self.off_limits))
     }
 
     /// A Network.

@@ -5,7 +5,7 @@ use std::fmt;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
 
 use super::{Loss, Standing};
-use crate::ipam::{Holder, Ipam, is_vtep};
+use crate::ipam::{Holder, Ipam, is_vtep, owner_in_words};
 use crate::pool::Pool;
 
 /// Why a change is refused: what is wrong, and the remedy.
@@ -88,7 +88,7 @@ fn network_written(old: Option<&NetworkDef>, new: &NetworkDef, ipam: &Ipam) -> R
     let created = old.map_or(YOUNGEST, |o| o.created);
     let new = NetworkDef { created, ..new.clone() };
     let others = || ipam.networks().filter(|n| n.name != new.name);
-    let after = Standing::of(others().chain([&new]), []);
+    let after = Standing::of(others().chain([&new]), [], &[]);
     let before = ipam.standing();
     let own = after.network(&new.name).filter(|l| l.reason != "NotSupported");
     // One that has lost already may be changed in other ways: only what gets worse is refused.
@@ -124,7 +124,7 @@ fn subnet_written(old: Option<&SubnetDef>, new: &SubnetDef, ipam: &Ipam) -> Resu
     let created = old.map_or(YOUNGEST, |o| o.created);
     let def = SubnetDef { created, ..new.clone() };
     let others = ipam.subnets().filter(|s| s.name != new.name);
-    let after = Standing::of(ipam.networks(), others.chain([&def]));
+    let after = Standing::of(ipam.networks(), others.chain([&def]), ipam.off_limits());
     let waits = ["NetworkMissing", "NetworkNotReady"];
     let lost_already = |loss: &&Loss| old.is_some() && ipam.standing().subnet(&new.name) == Some(*loss);
     let loss = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason));
@@ -211,6 +211,7 @@ fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence
         () if old.interface != new.interface => "spec.interface",
         () if old.set != new.set => "spec.set",
         () if old.mac != new.mac => "spec.mac",
+        () if old.owner.is_some() && old.owner != new.owner => "spec.owner",
         () if old.phase != new.phase || old.torn_down != new.torn_down => "status",
         () => return Ok(()),
     };
@@ -218,11 +219,23 @@ fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence
         return Ok(());
     }
     refuse(format!(
-        "IPInstance {}: {field} cannot be changed by hand: {} is held by {}; delete the pod, and the address is freed after it",
+        "IPInstance {}: {field} cannot be changed by hand: {} is held by {}; delete the pod, {}",
         old.name,
         old.name.address(),
-        Holder::of_pod(old)
+        Holder::of_pod(old),
+        afterwards(old)
     ))
+}
+
+/// What becomes of an address when its pod is gone.
+fn afterwards(def: &InstanceDef) -> String {
+    match def.owner.as_deref() {
+        None => "and the address is freed after it".to_owned(),
+        Some(owner) => format!(
+            "and then this IPInstance, unless another pod of {} has it: it is kept for that",
+            owner_in_words(owner)
+        ),
+    }
 }
 
 fn instance_deleted(old: &InstanceDef) -> Result<(), Sentence> {
@@ -234,8 +247,8 @@ fn instance_deleted(old: &InstanceDef) -> Result<(), Sentence> {
         Holder::Pod { pod, .. } => {
             let (ns, name) = pod.split_once('/').unwrap_or_default();
             refuse(format!(
-                "{address} is held by pod {pod}; delete the pod (kubectl -n {ns} delete pod {name}) and the address \
-                 is freed after it"
+                "{address} is held by pod {pod}; delete the pod (kubectl -n {ns} delete pod {name}), {}",
+                afterwards(old)
             ))
         }
         Holder::Node(node) => refuse(format!(

@@ -22,6 +22,15 @@ impl Loss {
     }
 }
 
+/// Addresses that the cluster uses for something else: a Subnet over them would cut it off from that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffLimits {
+    /// The addresses.
+    pub cidr: Cidr,
+    /// What they are for, as a sentence's end: "the Services of the cluster".
+    pub what: String,
+}
+
 /// The objects that lost against others or cannot be realised; all others are in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -51,6 +60,7 @@ impl Standing {
     pub fn of<'a>(
         networks: impl IntoIterator<Item = &'a NetworkDef>,
         subnets: impl IntoIterator<Item = &'a SubnetDef>,
+        off_limits: &[OffLimits],
     ) -> Self {
         let mut networks: Vec<_> = networks.into_iter().collect();
         // Of two made in the same second, the one that is in force already stays so.
@@ -60,7 +70,7 @@ impl Standing {
         let lost_networks = judge_networks(&networks);
         let second_defaults = judge_defaults(&networks, &lost_networks);
         let by_name: BTreeMap<&str, &NetworkDef> = networks.iter().map(|n| (n.name.as_str(), *n)).collect();
-        let lost_subnets = judge_subnets(&subnets, &by_name, &lost_networks);
+        let lost_subnets = judge_subnets(&subnets, &by_name, &lost_networks, off_limits);
         Self { networks: lost_networks, second_defaults, subnets: lost_subnets }
     }
 
@@ -128,6 +138,7 @@ fn judge_subnets(
     oldest_first: &[&SubnetDef],
     networks: &BTreeMap<&str, &NetworkDef>,
     lost_networks: &BTreeMap<String, Loss>,
+    off_limits: &[OffLimits],
 ) -> BTreeMap<String, Loss> {
     let mut lost = BTreeMap::new();
     let mut in_force: InForce<'_> = BTreeMap::new();
@@ -138,7 +149,9 @@ fn judge_subnets(
             continue;
         };
         let space = in_force.entry(net.space.as_str()).or_default();
-        let loss = overlap_loss(sub, space).or_else(|| shape_loss(sub, net));
+        let loss = off_limits_loss(sub, off_limits)
+            .or_else(|| overlap_loss(sub, space))
+            .or_else(|| shape_loss(sub, net));
         if let Some(loss) = loss {
             lost.insert(sub.name.clone(), loss);
             continue;
@@ -150,6 +163,18 @@ fn judge_subnets(
         }
     }
     lost
+}
+
+/// A Subnet that is in force already stays so: who made the other range later has to see to it.
+fn off_limits_loss(sub: &SubnetDef, off_limits: &[OffLimits]) -> Option<Loss> {
+    let other = off_limits.iter().find(|other| !sub.ready && other.cidr.overlaps(&sub.cidr))?;
+    Loss::new(
+        "OffLimits",
+        format!(
+            "spec.cidr {} overlaps {} of {}, which nodes and pods could not reach any more; choose another prefix",
+            sub.cidr, other.cidr, other.what
+        ),
+    )
 }
 
 fn overlap_loss(sub: &SubnetDef, in_force: &BTreeMap<IpAddr, (Cidr, &str)>) -> Option<Loss> {

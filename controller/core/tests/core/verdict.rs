@@ -1,7 +1,7 @@
 //! What the webhook lets through.
 
 use braid_controller_core::Ipam;
-use braid_controller_core::verdict::{Change, Standing, verdict};
+use braid_controller_core::verdict::{Change, OffLimits, Standing, verdict};
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
 use proptest::prelude::*;
 
@@ -186,14 +186,14 @@ fn objects() -> impl Strategy<Value = (Vec<NetworkDef>, Vec<SubnetDef>)> {
 proptest! {
     #[test]
     fn who_is_in_force_depends_on_the_objects_only((nets, subs) in objects(), by in 0usize..8) {
-        let standing = Standing::of(&nets, &subs);
+        let standing = Standing::of(&nets, &subs, &[]);
         let (mut other_nets, mut other_subs) = (nets.clone(), subs.clone());
         other_nets.reverse();
         if !other_subs.is_empty() {
             let by = by % other_subs.len();
             other_subs.rotate_left(by);
         }
-        prop_assert_eq!(&Standing::of(&other_nets, &other_subs), &standing);
+        prop_assert_eq!(&Standing::of(&other_nets, &other_subs, &[]), &standing);
         // Nobody in force contradicts anybody else in force.
         let in_force: Vec<&SubnetDef> = subs.iter().filter(|s| standing.subnet(&s.name).is_none()).collect();
         for (i, a) in in_force.iter().enumerate() {
@@ -208,4 +208,48 @@ proptest! {
             prop_assert_eq!(standing.network(&oldest.name), None);
         }
     }
+}
+
+#[test]
+fn no_subnet_lies_over_what_the_cluster_uses() {
+    let (mut ipam, _) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let services =
+        OffLimits { cidr: "10.96.0.0/12".parse().unwrap(), what: "the Services of the cluster".into() };
+    let effects = ipam.reset_off_limits(vec![services]);
+    assert!(effects.subnets.contains("v4"), "all are judged anew");
+    let over = SubnetDef { ready: false, ..subnet("over", "overlay", "10.100.0.0/16") };
+    let refused = verdict(Change::Subnet { old: None, new: Some(&over) }, &ipam).unwrap_err().to_string();
+    for part in ["over", "10.100.0.0/16", "10.96.0.0/12", "the Services of the cluster", "another prefix"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    ipam.upsert_subnet(over.clone());
+    assert_eq!(ipam.standing().subnet("over").map(|l| l.reason), Some("OffLimits"), "the webhook was away");
+    // One that pods use already is not taken from them.
+    ipam.upsert_subnet(SubnetDef { ready: true, ..over });
+    assert!(ipam.standing().subnet("over").is_none());
+    assert!(ipam.reset_off_limits(Vec::new()).subnets.contains("v4"));
+}
+
+#[test]
+fn the_owner_of_an_address_in_use_is_not_changed_by_hand() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let held = (*give(&mut ipam, &restored, &request(1, "n1"))[0]).clone();
+    let owner = |name: &str| {
+        Some(Box::new(braid_types::model::OwnerRef {
+            api_version: "apps/v1".into(),
+            kind: "StatefulSet".into(),
+            namespace: "shop".into(),
+            name: name.into(),
+            uid: String::new(),
+            pod: None,
+        }))
+    };
+    let kept = InstanceDef { owner: owner("db"), ..held.clone() };
+    let judged = |old: &InstanceDef, new: &InstanceDef| {
+        verdict(Change::Instance { old: Some(old), new: Some(new) }, &ipam).map_err(|e| e.to_string())
+    };
+    assert!(judged(&held, &kept).is_ok(), "an address that a pod has can be kept from now on");
+    let taken = InstanceDef { owner: owner("zz"), ..held.clone() };
+    let refused = judged(&kept, &taken).unwrap_err();
+    assert!(refused.contains("spec.owner") && refused.contains("shop/web-1"), "{refused}");
 }

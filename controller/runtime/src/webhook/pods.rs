@@ -42,7 +42,7 @@ pub(super) fn decide(shared: &Shared, request: &AdmissionRequest<DynamicObject>)
     Ok(Allowed { patch: patch(object, &admitted), warnings })
 }
 
-fn unknown(key: &str) -> String {
+pub(super) fn unknown(key: &str) -> String {
     format!("annotation {key} is not known and does nothing; correct the key or remove it")
 }
 

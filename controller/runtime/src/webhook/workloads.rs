@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use braid_controller_core::Choice;
 use braid_controller_core::admission::{Shape, Surge, Workload};
+use braid_types::annotation::unknown_keys;
 use kube::core::DynamicObject;
 use kube::core::admission::AdmissionRequest;
 use serde_json::Value;
 
 use super::namespace;
+use super::pods::unknown;
 use crate::world::Shared;
 
 /// Judges a Deployment or StatefulSet that is created or changed.
@@ -35,6 +37,13 @@ pub(super) fn judge(shared: &Shared, resource: &str, name: &str, spec: &Value) -
     let (world, nothing) = (shared.world(), Choice::default());
     let namespace = namespace(&world, name, workload.choice(), &nothing)?;
     workload.check(&world.ipam, namespace).map_err(|e| e.to_string())
+}
+
+/// What is said of the annotations of a workload's pods beside what is refused.
+pub(super) fn warnings(request: &AdmissionRequest<DynamicObject>) -> Vec<String> {
+    let Some(object) = &request.object else { return Vec::new() };
+    let annotations = template_annotations(&object.data["spec"]);
+    unknown_keys(&annotations).into_iter().map(|key| format!("pod template: {}", unknown(key))).collect()
 }
 
 fn template_annotations(spec: &Value) -> BTreeMap<String, String> {
