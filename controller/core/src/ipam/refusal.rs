@@ -50,6 +50,17 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// What who asked for the address can do.
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Node(_) => "ask for another address",
+            Self::Cooling | Self::Grant => "wait, or ask for another address",
+            Self::Pod { .. } | Self::Owner(_) => "free it or ask for another address",
+        }
+    }
+}
+
 /// `StatefulSet shop/db, pod db-0`: an owner in a sentence.
 pub(crate) fn owner_in_words(owner: &OwnerRef) -> String {
     let slash = if owner.namespace.is_empty() { "" } else { "/" };
@@ -64,8 +75,12 @@ impl fmt::Display for Holder {
             Self::Pod { pod, node: None } => write!(f, "pod {pod}"),
             Self::Node(node) => write!(f, "node {node} itself"),
             Self::Owner(owner) => f.write_str(owner),
-            Self::Cooling => f.write_str("nobody any more, but it is cooling down after its last use"),
-            Self::Grant => f.write_str("a pod that is being given it right now"),
+            Self::Cooling => {
+                f.write_str("nobody any more, and free again when it has cooled down after its last use")
+            }
+            Self::Grant => {
+                f.write_str("somebody who is being given it right now, or an object that cannot be read")
+            }
         }
     }
 }
@@ -188,7 +203,7 @@ pub enum Refusal {
         subnets: Vec<Full>,
     },
     /// A fixed address is taken.
-    #[error("{address} of Subnet {subnet} is held by {holder}; free it or ask for another address")]
+    #[error("{address} of Subnet {subnet} is held by {holder}; {}", holder.remedy())]
     AddressTaken {
         /// The address.
         address: IpAddr,
