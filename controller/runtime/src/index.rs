@@ -58,8 +58,8 @@ impl Index {
     }
 }
 
-/// Starts the watches of what addresses can be given without.
-pub(crate) fn watch_aside(
+/// Starts the watches of what is good to know and needed for nothing.
+pub(crate) fn watch_extra(
     informers: &mut Informers,
     client: &Client,
     shared: &Arc<Shared>,

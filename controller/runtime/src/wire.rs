@@ -49,7 +49,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     index::watch(&mut informers, &client, &shared, &metrics);
     // Apart from the others: that they fail is no reason to grant nothing.
     let mut side = Informers::default();
-    index::watch_aside(&mut side, &client, &shared, &metrics);
+    // Nothing waits for these, not even the certificates: an API server may not have the kind.
+    let mut extra = Informers::default();
+    index::watch_extra(&mut extra, &client, &shared, &metrics);
     let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
     let events = Events::new(client.clone(), writer.clone(), identity.clone());
     let keeper =
