@@ -219,6 +219,20 @@ pub fn bracketed(address: IpAddr) -> String {
     }
 }
 
+/// The template of a workload's pods: the test image under the label `app`, with annotations.
+#[must_use]
+pub fn template(app: &str, annotations: &Value) -> Value {
+    json!({
+        "metadata": {"labels": {"app": app}, "annotations": annotations},
+        "spec": {
+            "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
+            "containers": [{
+                "name": "main", "image": crate::own_images::TEST_IMAGE, "imagePullPolicy": "Never",
+            }],
+        },
+    })
+}
+
 /// Name of the IPInstance of an address.
 #[must_use]
 pub fn instance_name(address: IpAddr) -> String {

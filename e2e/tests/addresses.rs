@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
-use braid_e2e::workload::{Pod, PodPlan};
+use braid_e2e::workload::{Pod, PodPlan, template};
 use serde_json::{Value, json};
 
 fn ip(text: &str) -> IpAddr {
@@ -21,15 +21,7 @@ fn workload(stage: &Stage, kind: &str, name: &str, spec: &Value, annotations: &V
         "metadata": {"name": name, "namespace": stage.namespace()},
         "spec": {
             "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}, "annotations": annotations},
-                "spec": {
-                    "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
-                    "containers": [{
-                        "name": "main", "image": "localhost/braid-test:dev", "imagePullPolicy": "Never",
-                    }],
-                },
-            },
+            "template": template(name, annotations),
         },
     });
     for (key, value) in spec.as_object().context("a spec is an object")? {

@@ -15,8 +15,8 @@ use braid_e2e::kernel_state::KernelState;
 use braid_e2e::ledger::real_addresses;
 use braid_e2e::probe::ping_script;
 use braid_e2e::stage::{PATIENCE, Stage, items, staged};
-use braid_e2e::workload::{Pod, PodPlan};
-use serde_json::{Value, json};
+use braid_e2e::workload::{Pod, PodPlan, template};
+use serde_json::json;
 
 /// `BRAID_E2E_WAVES` asks for more of them: ten make about ten minutes.
 const WAVES: usize = 5;
@@ -91,15 +91,6 @@ fn waves_wanted() -> Result<usize> {
 
 /// Those whose addresses outlive their pods.
 fn residents(stage: &Stage) -> Result<()> {
-    let template = |app: &str, annotations: Value| {
-        json!({
-            "metadata": {"labels": {"app": app}, "annotations": annotations},
-            "spec": {
-                "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
-                "containers": [{"name": "main", "image": "localhost/pause:1", "imagePullPolicy": "Never"}],
-            },
-        })
-    };
     let meta = |name: &str| json!({"name": name, "namespace": stage.namespace()});
     let selector = |app: &str| json!({"matchLabels": {"app": app}});
     let objects = [
@@ -107,14 +98,14 @@ fn residents(stage: &Stage) -> Result<()> {
             "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta("kept"),
             "spec": {
                 "replicas": KEPT, "serviceName": "kept", "podManagementPolicy": "Parallel",
-                "selector": selector("kept"), "template": template("kept", json!({})),
+                "selector": selector("kept"), "template": template("kept", &json!({})),
             },
         }),
         json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("pooled"),
             "spec": {
                 "replicas": POOLED, "selector": selector("pooled"),
-                "template": template("pooled", json!({"braid.network/ips": POOL})),
+                "template": template("pooled", &json!({"braid.network/ips": POOL})),
             },
         }),
     ];

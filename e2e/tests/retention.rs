@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use braid_e2e::probe::ping_script;
 use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
-use braid_e2e::workload::{Pod, PodPlan, instance_name};
+use braid_e2e::workload::{Pod, PodPlan, instance_name, template};
 use braid_e2e::{Sandbox, eventually};
 use serde_json::{Value, json};
 
@@ -22,15 +22,7 @@ fn stateful_set(stage: &Stage, name: &str, replicas: usize, annotations: &Value)
         "spec": {
             "replicas": replicas, "serviceName": name, "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}, "annotations": annotations},
-                "spec": {
-                    "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
-                    "containers": [{
-                        "name": "main", "image": "localhost/braid-test:dev", "imagePullPolicy": "Never",
-                    }],
-                },
-            },
+            "template": template(name, annotations),
         },
     })
 }

@@ -85,6 +85,7 @@ impl Ipam {
             self.occupy_elsewhere(name);
         }
     }
+
     // ---- Objects that cannot be read
 
     /// All addresses whose objects exist and cannot be read. Nothing is known of them but that they are not free.

@@ -211,7 +211,7 @@ fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence
         () if old.interface != new.interface => "spec.interface",
         () if old.set != new.set => "spec.set",
         () if old.mac != new.mac => "spec.mac",
-        () if old.owner.is_some() && old.owner != new.owner => "spec.owner",
+        () if !keeps_owner(old, new) => "spec.owner",
         () if old.phase != new.phase || old.torn_down != new.torn_down => "status",
         () => return Ok(()),
     };
@@ -227,14 +227,19 @@ fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence
     ))
 }
 
+/// Whether who has kept the address still does. An owner that was made anew under its name is the same.
+fn keeps_owner(old: &InstanceDef, new: &InstanceDef) -> bool {
+    let Some(before) = &old.owner else { return true };
+    new.owner.as_ref().is_some_and(|after| after.is_same(before) && after.pod == before.pod)
+}
+
 /// What becomes of an address when its pod is gone.
 fn afterwards(def: &InstanceDef) -> String {
     match def.owner.as_deref() {
         None => "and the address is freed after it".to_owned(),
-        Some(owner) => format!(
-            "and then this IPInstance, unless another pod of {} has it: it is kept for that",
-            owner_in_words(owner)
-        ),
+        Some(owner) => {
+            format!("and this IPInstance while no pod has it, as it is kept for {}", owner_in_words(owner))
+        }
     }
 }
 

@@ -249,6 +249,10 @@ fn the_owner_of_an_address_in_use_is_not_changed_by_hand() {
         verdict(Change::Instance { old: Some(old), new: Some(new) }, &ipam).map_err(|e| e.to_string())
     };
     assert!(judged(&held, &kept).is_ok(), "an address that a pod has can be kept from now on");
+    let mut anew = owner("db");
+    anew.as_mut().unwrap().uid = "another".into();
+    assert!(judged(&kept, &InstanceDef { owner: anew, ..held.clone() }).is_ok(), "as a backup has it");
+    assert!(judged(&kept, &held).is_err(), "it is not given up by hand either");
     let taken = InstanceDef { owner: owner("zz"), ..held.clone() };
     let refused = judged(&kept, &taken).unwrap_err();
     assert!(refused.contains("spec.owner") && refused.contains("shop/web-1"), "{refused}");
