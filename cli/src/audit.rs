@@ -97,7 +97,7 @@ pub(crate) fn audit(
     for instance in instances {
         let address = instance.name.address();
         if !subnets.iter().any(|s| s.name == instance.subnet && s.cidr.contains(address)) {
-            found.insert(Finding::Homeless { address, subnet: instance.subnet.clone() });
+            found.insert(Finding::Homeless { address, subnet: instance.subnet.to_string() });
         }
     }
     let mut sorted: Vec<&BlockDef> = blocks.iter().collect();
@@ -150,7 +150,7 @@ mod tests {
             pod: Some(PodRef { namespace: "d".into(), name: uid.into(), uid: uid.into() }),
             interface: "eth0".into(),
             node: Some("node1".into()),
-            set: vec![address],
+            set: [address].into(),
             owner: None,
             retain_seconds: None,
             retain_until: None,

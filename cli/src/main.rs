@@ -100,14 +100,14 @@ async fn addresses(client: &Client, network: Option<&str>, node: Option<&str>) -
             (None, Some(owner)) => format!("{} {}", owner.kind, owner.name),
             (None, None) => "-".to_owned(),
         };
-        let node = i.node.unwrap_or_else(|| "-".to_owned());
+        let node = i.node.unwrap_or_else(|| "-".into());
         out.add_row([
             i.name.address().to_string(),
-            i.network,
-            i.subnet,
+            i.network.to_string(),
+            i.subnet.to_string(),
             holder,
-            i.interface,
-            node,
+            i.interface.to_string(),
+            node.to_string(),
             format!("{:?}", i.phase),
         ]);
     }

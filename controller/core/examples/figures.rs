@@ -62,16 +62,16 @@ fn instance(n: usize, nodes: usize) -> Arc<InstanceDef> {
     let address = Family::V4.addr(0x0a00_0001 + n as u128);
     let name = InstanceName::new("", address);
     Arc::new(InstanceDef {
-        uid: format!("00000000-0000-0000-0000-{n:012}"),
-        network: "overlay".to_owned(),
-        subnet: "pods".to_owned(),
+        uid: format!("00000000-0000-0000-0000-{n:012}").into(),
+        network: "overlay".into(),
+        subnet: "pods".into(),
         prefix_len: 8,
         gateway: None,
         mac: None,
         pod: Some(pod(n)),
-        interface: "eth0".to_owned(),
-        node: Some(format!("node-{}", n / 64 % nodes)),
-        set: vec![address],
+        interface: "eth0".into(),
+        node: Some(format!("node-{}", n / 64 % nodes).into()),
+        set: vec![address].into(),
         owner: None,
         retain_seconds: None,
         retain_until: None,
@@ -90,7 +90,7 @@ fn instance(n: usize, nodes: usize) -> Arc<InstanceDef> {
 
 fn pod(n: usize) -> PodRef {
     let uid = format!("10000000-0000-0000-0000-{n:012}");
-    PodRef { namespace: "shop".to_owned(), name: format!("web-{n}"), uid }
+    PodRef { namespace: "shop".into(), name: format!("web-{n}").into(), uid: uid.into() }
 }
 
 fn each(total: Duration, times: usize) -> String {

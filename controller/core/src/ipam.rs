@@ -8,6 +8,7 @@ mod choose;
 mod feed;
 mod grant;
 mod handover;
+mod instances;
 mod kept;
 mod misplaced;
 mod names;

@@ -268,7 +268,7 @@ fn of_ended_pod(
         }
         (Some(PodCheck::Gone | PodCheck::Finished), Some("NodeGone")) if c.checks.node != Some(false) => {
             match (c.checks.node, &def.node) {
-                (None, Some(node)) => Decision::RecheckNode(node.clone()),
+                (None, Some(node)) => Decision::RecheckNode(node.to_string()),
                 _ => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
             }
         }

@@ -3,13 +3,14 @@
 //! Everything is behind one lock that is held for moments only and never across a wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use braid_api::{Network, Subnet};
 use braid_controller_core::{Choice, Config, Effects, Ipam, Keep, Migration, Topic};
-use braid_types::InstanceName;
 use braid_types::model::{NodeDef, OwnerRef, PodRef};
+use braid_types::{InstanceName, Symbol};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::index::Unreadable;
 use crate::queue::{Queue, RetryDelay};
 
 /// Uid of a pod.
-pub(crate) type Uid = Arc<str>;
+pub(crate) type Uid = Symbol;
 
 /// How long status writes wait for more changes of the same object.
 const STATUS_DELAY: Duration = Duration::from_millis(200);
@@ -32,9 +33,9 @@ pub(crate) struct PodEntry {
     /// Who it is.
     pub(crate) pod: PodRef,
     /// The node it is bound to.
-    pub(crate) node: String,
+    pub(crate) node: Symbol,
     /// What its annotations say, or what is wrong with them.
-    pub(crate) choice: Result<Choice, String>,
+    pub(crate) choice: Arc<Result<Choice, String>>,
     /// In whose name its addresses are kept; `None` = its own.
     pub(crate) owner: Option<Arc<OwnerRef>>,
     /// Whether they are, when it is gone.
@@ -46,7 +47,7 @@ pub(crate) struct PodEntry {
     /// Whether its addresses are all there.
     pub(crate) granted: bool,
     /// What its condition says: reason and sentence of the last refusal.
-    pub(crate) refused: Option<(String, String)>,
+    pub(crate) refused: Option<Box<(String, String)>>,
     /// When that condition was last written by this process.
     pub(crate) told: Option<Instant>,
 }
@@ -121,23 +122,29 @@ impl Waiters {
     }
 }
 
-/// Owners of pods, each once however many pods it has.
-#[derive(Debug, Default)]
-pub(crate) struct Owners(HashSet<Arc<OwnerRef>>);
+/// What the pods of one workload have in common, each once however many pods it has.
+#[derive(Debug)]
+pub(crate) struct Common<T>(HashSet<Arc<T>>);
 
-impl Owners {
+impl<T> Default for Common<T> {
+    fn default() -> Self {
+        Self(HashSet::new())
+    }
+}
+
+impl<T: Eq + Hash> Common<T> {
     /// The one that is like this.
-    pub(crate) fn share(&mut self, owner: Arc<OwnerRef>) -> Arc<OwnerRef> {
-        if let Some(known) = self.0.get(&owner) {
+    pub(crate) fn share(&mut self, value: Arc<T>) -> Arc<T> {
+        if let Some(known) = self.0.get(&value) {
             return known.clone();
         }
-        self.0.insert(owner.clone());
-        owner
+        self.0.insert(value.clone());
+        value
     }
 
     /// Forgets those that no pod has any more.
     pub(crate) fn sweep(&mut self) {
-        self.0.retain(|owner| Arc::strong_count(owner) > 1);
+        self.0.retain(|value| Arc::strong_count(value) > 1);
     }
 }
 
@@ -149,7 +156,9 @@ pub(crate) struct World {
     /// Pods that need addresses.
     pub(crate) pods: HashMap<Uid, PodEntry>,
     /// Their owners.
-    pub(crate) owners: Owners,
+    pub(crate) owners: Common<OwnerRef>,
+    /// What their annotations say.
+    pub(crate) choices: Common<Result<Choice, String>>,
     /// Namespaces by name.
     pub(crate) namespaces: HashMap<String, NamespaceEntry>,
     /// Networks as the API server has them, for status and finalizers.
@@ -170,6 +179,14 @@ pub(crate) struct World {
     pub(crate) node_networks: BTreeMap<String, NodeDef>,
     /// Refused pods.
     pub(crate) waiters: Waiters,
+}
+
+impl World {
+    /// Forgets what pods had in common of which there is none any more.
+    pub(crate) fn sweep_common(&mut self) {
+        self.owners.sweep();
+        self.choices.sweep();
+    }
 }
 
 /// An object with a status of ours.
@@ -265,7 +282,8 @@ impl Shared {
         let world = World {
             ipam: Ipam::new(config),
             pods: HashMap::new(),
-            owners: Owners::default(),
+            owners: Common::default(),
+            choices: Common::default(),
             namespaces: HashMap::new(),
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
@@ -292,7 +310,7 @@ impl Shared {
             self.queues.grants.add(uid.clone());
         }
         for uid in pods {
-            self.queues.grants.add(uid.into());
+            self.queues.grants.add(uid);
         }
         for name in review {
             self.queues.reviews.add(name);
@@ -359,11 +377,11 @@ mod tests {
                 kind: "Deployment".into(),
                 namespace: "shop".into(),
                 name: name.into(),
-                uid: String::new(),
+                uid: Symbol::default(),
                 pod: None,
             })
         };
-        let mut owners = Owners::default();
+        let mut owners = Common::default();
         let (first, second) = (owners.share(owner("web")), owners.share(owner("web")));
         assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &owners.share(owner("api"))));
         owners.sweep();

@@ -15,7 +15,7 @@ use braid_types::model::{
 use braid_types::well_known::{self, annotation, label};
 use braid_types::{
     AddrRange, Cidr, CidrError, Family, IdError, IfNameError, IfPattern, InstanceName, InstanceNameError,
-    MacError, Operator, RangeError, Requirement, Selector, VlanId, Vni, block_name, label_value,
+    MacError, Operator, RangeError, Requirement, Selector, Symbol, VlanId, Vni, block_name, label_value,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -290,13 +290,17 @@ impl TryFrom<&Subnet> for SubnetDef {
 
 impl From<&PodReference> for PodRef {
     fn from(raw: &PodReference) -> Self {
-        Self { namespace: raw.namespace.clone(), name: raw.name.clone(), uid: raw.uid.clone() }
+        Self {
+            namespace: Symbol::from(&raw.namespace),
+            name: Symbol::from(&raw.name),
+            uid: Symbol::from(&raw.uid),
+        }
     }
 }
 
 impl From<&PodRef> for PodReference {
     fn from(pod: &PodRef) -> Self {
-        Self { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+        Self { namespace: pod.namespace.to_string(), name: pod.name.to_string(), uid: pod.uid.to_string() }
     }
 }
 
@@ -306,7 +310,7 @@ impl From<&Handover> for HandoverDef {
             HandoverRole::Target => MigrationRole::Target,
             HandoverRole::Source => MigrationRole::Source,
         };
-        Self { pod: PodRef::from(&raw.pod), node: raw.node.clone(), role }
+        Self { pod: PodRef::from(&raw.pod), node: Symbol::from(&raw.node), role }
     }
 }
 
@@ -316,19 +320,19 @@ impl From<&HandoverDef> for Handover {
             MigrationRole::Target => HandoverRole::Target,
             MigrationRole::Source => HandoverRole::Source,
         };
-        Self { pod: PodReference::from(&def.pod), node: def.node.clone(), role }
+        Self { pod: PodReference::from(&def.pod), node: def.node.to_string(), role }
     }
 }
 
 impl From<&OwnerReference> for OwnerRef {
     fn from(raw: &OwnerReference) -> Self {
         Self {
-            api_version: raw.api_version.clone(),
-            kind: raw.kind.clone(),
-            namespace: raw.namespace.clone(),
-            name: raw.name.clone(),
-            uid: raw.uid.clone(),
-            pod: raw.pod.clone(),
+            api_version: Symbol::from(&raw.api_version),
+            kind: Symbol::from(&raw.kind),
+            namespace: Symbol::from(&raw.namespace),
+            name: Symbol::from(&raw.name),
+            uid: Symbol::from(&raw.uid),
+            pod: raw.pod.as_deref().map(Into::into),
         }
     }
 }
@@ -336,12 +340,12 @@ impl From<&OwnerReference> for OwnerRef {
 impl From<&OwnerRef> for OwnerReference {
     fn from(owner: &OwnerRef) -> Self {
         Self {
-            api_version: owner.api_version.clone(),
-            kind: owner.kind.clone(),
-            namespace: owner.namespace.clone(),
-            name: owner.name.clone(),
-            uid: owner.uid.clone(),
-            pod: owner.pod.clone(),
+            api_version: owner.api_version.to_string(),
+            kind: owner.kind.to_string(),
+            namespace: owner.namespace.to_string(),
+            name: owner.name.to_string(),
+            uid: owner.uid.to_string(),
+            pod: owner.pod.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -379,16 +383,16 @@ impl TryFrom<&IPInstance> for InstanceDef {
         let annotations = raw.metadata.annotations.as_ref();
         Ok(Self {
             name: instance,
-            uid: raw.metadata.uid.clone().unwrap_or_default(),
-            network: spec.network.clone(),
-            subnet: spec.subnet.clone(),
+            uid: raw.metadata.uid.as_deref().unwrap_or_default().into(),
+            network: Symbol::from(&spec.network),
+            subnet: Symbol::from(&spec.subnet),
             prefix_len,
             gateway: spec.gateway.as_ref().map(|g| at.address("spec.gateway", g)).transpose()?,
             mac: spec.mac.as_ref().map(|m| at.value("spec.mac", m)).transpose()?,
             pod,
-            interface: spec.interface.clone(),
-            node: spec.node.clone(),
-            set: at.each("spec.set", &spec.set, At::address)?,
+            interface: Symbol::from(&spec.interface),
+            node: spec.node.as_deref().map(Into::into),
+            set: at.each("spec.set", &spec.set, At::address)?.into(),
             handover: spec.handover.as_ref().map(|h| Box::new(HandoverDef::from(h))),
             owner: spec.owner.as_ref().map(|o| Box::new(OwnerRef::from(o))),
             retain_seconds: spec.retain_seconds,
@@ -411,14 +415,14 @@ impl TryFrom<&IPInstance> for InstanceDef {
 #[must_use]
 pub fn instance_object(def: &InstanceDef) -> IPInstance {
     let spec = IPInstanceSpec {
-        network: def.network.clone(),
-        subnet: def.subnet.clone(),
+        network: def.network.to_string(),
+        subnet: def.subnet.to_string(),
         address: format!("{}/{}", def.name.address(), def.prefix_len),
         gateway: def.gateway.map(|g| g.to_string()),
         mac: def.mac.map(|m| m.to_string()),
         pod: def.pod.as_ref().map(PodReference::from),
-        interface: def.interface.clone(),
-        node: def.node.clone(),
+        interface: def.interface.to_string(),
+        node: def.node.as_ref().map(ToString::to_string),
         set: def.set.iter().map(ToString::to_string).collect(),
         handover: def.handover.as_deref().map(Handover::from),
         owner: def.owner.as_deref().map(OwnerReference::from),

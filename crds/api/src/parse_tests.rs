@@ -135,19 +135,19 @@ fn word() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn pod()(namespace in word(), name in word(), uid in word()) -> PodRef {
-        PodRef { namespace, name, uid }
+        PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() }
     }
 }
 
 prop_compose! {
     fn owner()(api_version in word(), kind in word(), namespace in "[a-z]{0,5}", name in word(), uid in "[a-z]{0,5}", pod in proptest::option::of(word())) -> OwnerRef {
-        OwnerRef { api_version, kind, namespace, name, uid, pod }
+        OwnerRef { api_version: api_version.into(), kind: kind.into(), namespace: namespace.into(), name: name.into(), uid: uid.into(), pod: pod.map(Into::into) }
     }
 }
 
 prop_compose! {
     fn handover()(pod in pod(), node in word(), left in any::<bool>()) -> HandoverDef {
-        HandoverDef { pod, node, role: if left { MigrationRole::Source } else { MigrationRole::Target } }
+        HandoverDef { pod, node: node.into(), role: if left { MigrationRole::Source } else { MigrationRole::Target } }
     }
 }
 
@@ -168,17 +168,17 @@ prop_compose! {
     ) -> InstanceDef {
         InstanceDef {
             name: InstanceName::new(&space, address),
-            uid: String::new(),
-            network: "net".to_owned(),
-            subnet: "sub".to_owned(),
+            uid: "".into(),
+            network: "net".into(),
+            subnet: "sub".into(),
             prefix_len,
             gateway,
             mac: Mac::new(mac),
             phase: if pod.is_some() { Phase::Bound } else { Phase::Reserved },
             pod,
-            interface: "eth0".to_owned(),
-            node,
-            set,
+            interface: "eth0".into(),
+            node: node.map(Into::into),
+            set: set.into(),
             handover: handover.map(Box::new),
             owner: owner.map(Box::new),
             retain_seconds,

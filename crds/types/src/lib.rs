@@ -13,6 +13,7 @@ mod mac;
 pub mod model;
 mod name;
 mod selector;
+mod symbol;
 pub mod well_known;
 
 pub use cidr::{AddrRange, Cidr, CidrError, RangeError};
@@ -22,3 +23,4 @@ pub use ifname::{IfName, IfNameError, IfPattern, host_veth_name, vxlan_device_na
 pub use mac::{Mac, MacError};
 pub use name::{InstanceName, InstanceNameError, block_name, label_value};
 pub use selector::{Operator, Requirement, Selector};
+pub use symbol::Symbol;

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::{AddrRange, Cidr, Family, IfName, IfPattern, InstanceName, Mac, Selector, VlanId, Vni};
+use crate::{AddrRange, Cidr, Family, IfName, IfPattern, InstanceName, Mac, Selector, Symbol, VlanId, Vni};
 
 /// Seconds since the Unix epoch.
 pub type UnixSeconds = i64;
@@ -144,29 +144,29 @@ impl SubnetDef {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodRef {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Symbol,
     /// Name.
-    pub name: String,
+    pub name: Symbol,
     /// Uid.
-    pub uid: String,
+    pub uid: Symbol,
 }
 
 /// Who keeps an address across pods.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerRef {
     /// API version, `apps/v1`.
-    pub api_version: String,
+    pub api_version: Symbol,
     /// Kind, `StatefulSet`.
-    pub kind: String,
+    pub kind: Symbol,
     /// Namespace; empty for cluster-scoped owners.
-    pub namespace: String,
+    pub namespace: Symbol,
     /// Name.
-    pub name: String,
+    pub name: Symbol,
     /// Uid; empty while the owner does not exist yet.
-    pub uid: String,
+    pub uid: Symbol,
     /// Name of the one pod of the owner that the address is for, where the owner numbers its pods (StatefulSet).
     /// `None`: any pod of the owner may have it.
-    pub pod: Option<String>,
+    pub pod: Option<Symbol>,
 }
 
 impl OwnerRef {
@@ -200,7 +200,7 @@ pub struct HandoverDef {
     /// The pod.
     pub pod: PodRef,
     /// Its node.
-    pub node: String,
+    pub node: Symbol,
     /// What it is to the holder.
     pub role: MigrationRole,
 }
@@ -222,11 +222,11 @@ pub struct InstanceDef {
     /// Address and space, which are the object's name.
     pub name: InstanceName,
     /// Uid of the object, for preconditions.
-    pub uid: String,
+    pub uid: Symbol,
     /// Name of the Network.
-    pub network: String,
+    pub network: Symbol,
     /// Name of the Subnet.
-    pub subnet: String,
+    pub subnet: Symbol,
     /// Prefix length of the subnet.
     pub prefix_len: u8,
     /// Gateway of the subnet, where it has one.
@@ -236,12 +236,12 @@ pub struct InstanceDef {
     /// Holder; absent while reserved and for a node's own address.
     pub pod: Option<PodRef>,
     /// Interface in the pod.
-    pub interface: String,
+    pub interface: Symbol,
     /// Node of the pod.
-    pub node: Option<String>,
+    pub node: Option<Symbol>,
     /// All addresses granted to this interface together, itself included: an interface is complete when
     /// each of them exists.
-    pub set: Vec<IpAddr>,
+    pub set: Box<[IpAddr]>,
     /// The other pod while a virtual machine migrates.
     pub handover: Option<Box<HandoverDef>>,
     /// Who keeps it.

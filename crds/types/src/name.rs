@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::Cidr;
+use crate::{Cidr, Symbol};
 
 /// FNV-1a, 64 bit: stable over versions and machines, which `std`'s hasher does not promise.
 #[must_use]
@@ -24,7 +24,7 @@ pub struct InstanceNameError(pub String);
 /// other than the default one, `<space>.` stands in front.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InstanceName {
-    space: String,
+    space: Symbol,
     address: IpAddr,
 }
 
@@ -45,7 +45,7 @@ impl InstanceName {
     /// The name of `address` in `space` (empty = the default space).
     #[must_use]
     pub fn new(space: &str, address: IpAddr) -> Self {
-        Self { space: space.to_owned(), address }
+        Self { space: space.into(), address }
     }
 
     /// The address.
@@ -93,10 +93,8 @@ impl FromStr for InstanceName {
         let parse =
             |t: &str| t.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4).or_else(|| parse_dashed(t));
         let name = match (parse(s), s.split_once('.')) {
-            (Some(address), _) => Some(Self { space: String::new(), address }),
-            (None, Some((space, rest))) => {
-                parse(rest).map(|address| Self { space: space.to_owned(), address })
-            }
+            (Some(address), _) => Some(Self { space: Symbol::default(), address }),
+            (None, Some((space, rest))) => parse(rest).map(|address| Self { space: space.into(), address }),
             (None, None) => None,
         };
         // One address has one name: a second spelling would be a second claim.

@@ -146,20 +146,24 @@ fn lists(size: usize) -> Result<Lists> {
                 node: node(n),
             });
         }
-        let pod = PodRef { namespace: "shop".to_owned(), name: format!("web-{n}"), uid: format!("pod-{n}") };
+        let pod = PodRef {
+            namespace: "shop".into(),
+            name: format!("web-{n}").into(),
+            uid: format!("pod-{n}").into(),
+        };
         lists.pods.push(PodFact { uid: pod.uid.clone(), finished: false, created: 0 });
         lists.instances.push(Arc::new(InstanceDef {
             name: InstanceName::new("", address),
-            uid: format!("uid-{n}"),
-            network: "overlay".to_owned(),
-            subnet: "big".to_owned(),
+            uid: format!("uid-{n}").into(),
+            network: "overlay".into(),
+            subnet: "big".into(),
             prefix_len: 8,
             gateway: None,
             mac: Some(Mac::derived(pod.uid.as_bytes())),
             pod: Some(pod),
-            interface: "eth0".to_owned(),
-            node: Some(node(n)),
-            set: vec![address],
+            interface: "eth0".into(),
+            node: Some(node(n).into()),
+            set: [address].into(),
             owner: None,
             retain_seconds: None,
             retain_until: None,

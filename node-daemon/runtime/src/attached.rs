@@ -63,7 +63,7 @@ pub(crate) fn unsaid(index: &Index, entries: &[Entry]) -> Vec<Unsaid> {
     let mut all = Vec::new();
     for held in index.held_by_pods() {
         let Some(pod) = &held.def.pod else { continue };
-        let Some(entry) = newest.get(&(pod.uid.clone(), held.def.name.address())) else { continue };
+        let Some(entry) = newest.get(&(pod.uid.to_string(), held.def.name.address())) else { continue };
         let sandbox = entry.record.attachment.container_id.as_str();
         let said = held.attached && held.sandbox.as_deref() == Some(sandbox);
         if said || held.def.phase != Phase::Bound || held.def.deleting {
@@ -71,7 +71,7 @@ pub(crate) fn unsaid(index: &Index, entries: &[Entry]) -> Vec<Unsaid> {
         }
         all.push(Unsaid {
             name: held.def.name.to_string(),
-            uid: held.def.uid.clone(),
+            uid: held.def.uid.to_string(),
             resource_version: held.resource_version.clone(),
             sandbox: sandbox.to_owned(),
         });

@@ -348,9 +348,9 @@ pub(crate) fn attachment(record: &Record) -> Option<Attachment> {
     Some(Attachment {
         container_id: record.attachment.container_id.to_string(),
         pod: PodRef {
-            namespace: record.pod.namespace.clone(),
-            name: record.pod.name.clone(),
-            uid: grant.pod_uid.clone(),
+            namespace: record.pod.namespace.as_str().into(),
+            name: record.pod.name.as_str().into(),
+            uid: grant.pod_uid.as_str().into(),
         },
         netns: record.netns.clone(),
         netns_id: record.netns_id.map(|id| NamespaceId { dev: id.dev, ino: id.ino }),

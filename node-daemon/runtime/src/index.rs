@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use braid_node_core::view::Attachment;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
 use braid_types::well_known::VTEP_INTERFACE;
-use braid_types::{Family, IfName, InstanceName};
+use braid_types::{Family, IfName, InstanceName, Symbol};
 
 use crate::store::Effect;
 
@@ -214,7 +214,7 @@ pub(crate) struct Index {
     /// The Networks that this node takes part in, by name; written by the loop.
     pub(crate) local: BTreeMap<String, LocalNetwork>,
     own: Table<Held>,
-    by_pod: BTreeMap<String, BTreeSet<String>>,
+    by_pod: BTreeMap<Symbol, BTreeSet<String>>,
 }
 
 impl Index {
@@ -242,7 +242,7 @@ impl Index {
     }
 
     /// The addresses of this node's tunnel ends as (network, address).
-    pub(crate) fn vteps(&self) -> BTreeSet<(String, IpAddr)> {
+    pub(crate) fn vteps(&self) -> BTreeSet<(Symbol, IpAddr)> {
         self.own
             .values()
             .filter(|h| h.def.interface == VTEP_INTERFACE && h.def.pod.is_none() && !h.def.deleting)

@@ -62,19 +62,19 @@ pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeS
     for Held { def, resource_version, .. } in index.held_by_pods() {
         let Some(pod) = &def.pod else { continue };
         let settled = def.phase != Phase::Bound || def.torn_down.is_some() || def.deleting;
-        if settled || attached.contains(&pod.uid) {
+        if settled || attached.contains(pod.uid.as_str()) {
             continue;
         }
         let known = index.pod(&pod.namespace, &pod.name, Some(&pod.uid)).is_some();
         match index.pod_state(&pod.namespace, &pod.name, &pod.uid) {
             PodState::Over => {}
             // It may still be about to get its interface; only after a DEL it is not.
-            PodState::Terminating if torn_down.contains(&pod.uid) => {}
+            PodState::Terminating if torn_down.contains(pod.uid.as_str()) => {}
             PodState::Terminating | PodState::Alive => continue,
         }
         all.push(Due {
             name: def.name.to_string(),
-            uid: def.uid.clone(),
+            uid: def.uid.to_string(),
             resource_version: resource_version.clone(),
             pod: pod.clone(),
             confirm: !known,
@@ -86,7 +86,7 @@ pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeS
 /// What can be given back while there are interfaces that nobody can name: one of them may be that of any pod, and only
 /// a DEL tells that a pod has none.
 fn only_torn_down(mut found: Vec<Due>, torn_down: &BTreeSet<String>) -> Vec<Due> {
-    found.retain(|due| torn_down.contains(&due.pod.uid));
+    found.retain(|due| torn_down.contains(due.pod.uid.as_str()));
     found
 }
 
@@ -166,7 +166,7 @@ impl<L: PodLookup> Releaser<L> {
         self.store.read(|index| {
             torn_down.retain(|uid| index.held_by(uid).any(|h| h.def.phase == Phase::Bound));
             let mut found = due(index, &attached, &torn_down);
-            found.retain(|d| !(d.confirm && alive.contains_key(&d.pod.uid)));
+            found.retain(|d| !(d.confirm && alive.contains_key(d.pod.uid.as_str())));
             if may_hide_some { only_torn_down(found, &torn_down) } else { found }
         })
     }
@@ -174,10 +174,12 @@ impl<L: PodLookup> Releaser<L> {
     async fn give_back(&self, due: Due) -> Outcome {
         if due.confirm {
             match self.lookup.look_up(&due.pod.namespace, &due.pod.name).await {
-                Ok(Some(uids)) if uids.contains(&due.pod.uid) => return Outcome::Alive(due.pod.uid),
+                Ok(Some(uids)) if uids.iter().any(|uid| due.pod.uid == *uid) => {
+                    return Outcome::Alive(due.pod.uid.to_string());
+                }
                 Ok(_) => {}
                 Err(error) => {
-                    warn!(pod = due.pod.name, %error, "cannot ask whether a pod still exists");
+                    warn!(pod = %due.pod.name, %error, "cannot ask whether a pod still exists");
                     return Outcome::Failed;
                 }
             }
@@ -191,8 +193,8 @@ impl<L: PodLookup> Releaser<L> {
                 self.metrics.wrote("ok");
                 info!(
                     address = due.name,
-                    namespace = due.pod.namespace,
-                    pod = due.pod.name,
+                    namespace = %due.pod.namespace,
+                    pod = %due.pod.name,
                     "address given back"
                 );
                 Outcome::Settled

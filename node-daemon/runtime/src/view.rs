@@ -20,7 +20,7 @@ pub(crate) fn build(node: &str, index: &Index, mut attachments: BTreeMap<IfName,
     };
     let mut vteps: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
     for (network, address) in index.vteps() {
-        vteps.entry(network).or_default().insert(address);
+        vteps.entry(network.to_string()).or_default().insert(address);
     }
     // A Subnet that the controller has not found usable takes no part: its prefix may be another Subnet's, or wrong.
     // Where pods have addresses of it from before, its blocks say so.
@@ -37,7 +37,7 @@ pub(crate) fn build(node: &str, index: &Index, mut attachments: BTreeMap<IfName,
         nodes: index.nodes.values().map(|n| (n.node.clone(), n.clone())).collect(),
         host_routed: elsewhere
             .filter_map(|d| {
-                let routed = HostRouted { network: d.network.clone(), node: d.node.clone()? };
+                let routed = HostRouted { network: d.network.to_string(), node: d.node.clone()?.to_string() };
                 Some((d.name.address(), routed))
             })
             .collect(),

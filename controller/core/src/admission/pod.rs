@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use braid_types::Selector;
 use braid_types::model::{NetworkDef, OwnerRef, PodRef};
 use braid_types::well_known::annotation;
+use braid_types::{Selector, Symbol};
 
 use super::{Namespace, Outlook, outlook};
 use crate::ipam::{Choice, Holder, Ipam, PodRequest, Prospect, Refusal};
@@ -31,7 +31,7 @@ impl NewPod<'_> {
     pub(super) fn request(&self) -> PodRequest {
         let (namespace, name) = (self.namespace.name.to_owned(), self.name.to_owned());
         PodRequest {
-            pod: PodRef { namespace, name, uid: String::new() },
+            pod: PodRef { namespace: namespace.into(), name: name.into(), uid: Symbol::default() },
             interface: self.interface.to_owned(),
             node: self.node.unwrap_or_default().to_owned(),
             choice: self.choice.clone(),

@@ -173,7 +173,10 @@ impl Ipam {
         let allowed = network.namespaces.as_ref().is_none_or(|s| s.matches(&req.namespace_labels));
         if !allowed {
             let namespace = req.pod.namespace.clone();
-            return Err(Refusal::NamespaceNotAllowed { network: network.name.clone(), namespace });
+            return Err(Refusal::NamespaceNotAllowed {
+                network: network.name.clone(),
+                namespace: namespace.to_string(),
+            });
         }
         Ok(())
     }

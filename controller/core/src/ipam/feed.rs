@@ -1,13 +1,14 @@
 //! Takes in what the watches deliver.
 
 use std::collections::{BTreeSet, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use braid_types::InstanceName;
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
+use braid_types::{InstanceName, Symbol};
 
-use super::state::{Held, Ipam, NodeFact, PodFact, is_vtep, mark_of};
+use super::state::{Ipam, NodeFact, PodFact, is_vtep, mark_of};
 use super::{Effects, Topic};
 use crate::pool::Mark;
 use crate::verdict::OffLimits;
@@ -29,11 +30,11 @@ enum Stored {
 }
 
 /// Keeps in `known` what is not in `listed`: the names that have vanished.
-fn vanished<'a>(
-    known: impl Iterator<Item = &'a String>,
-    listed: impl Iterator<Item = &'a String>,
-) -> Vec<String> {
-    let listed: HashSet<&String> = listed.collect();
+fn vanished<'a, T: Clone + Eq + Hash + 'a>(
+    known: impl Iterator<Item = &'a T>,
+    listed: impl Iterator<Item = &'a T>,
+) -> Vec<T> {
+    let listed: HashSet<&T> = listed.collect();
     known.filter(|n| !listed.contains(n)).cloned().collect()
 }
 
@@ -282,11 +283,11 @@ impl Ipam {
     pub fn reset_instances(&mut self, list: Vec<Arc<InstanceDef>>, now: UnixSeconds) -> Effects {
         self.listed.instances = true;
         let listed: HashSet<&InstanceName> = list.iter().map(|i| &i.name).collect();
-        let vanished: Vec<(InstanceName, String)> = self
+        let vanished: Vec<(InstanceName, Symbol)> = self
             .instances
             .iter()
-            .filter(|(n, _)| !listed.contains(n))
-            .map(|(n, h)| (n.clone(), h.def.uid.clone()))
+            .filter(|def| !listed.contains(&def.name))
+            .map(|def| (def.name.clone(), def.uid.clone()))
             .collect();
         drop(listed);
         let mut effects = Effects::default();
@@ -306,16 +307,16 @@ impl Ipam {
         let mut effects = self.touched(&def.subnet);
         let (mut cooling_since, mut ended) = (None, None);
         if let Some(old) = self.instances.get(&name) {
-            if old.def == def {
+            if *old == def {
                 return Effects::default();
             }
-            cooling_since = old.cooling_since.filter(|_| old.def.uid == def.uid);
+            cooling_since = self.instances.cooling_since(&name).filter(|_| old.uid == def.uid);
             // The same holder: what is known about its end must not start again.
             ended = def.pod.as_ref().and_then(|p| Some((p.uid.clone(), *self.ended.get(&p.uid)?)));
-            let (subnet, freed) = (old.def.subnet.clone(), self.unlink(&name));
+            let (subnet, freed) = (old.subnet.clone(), self.unlink(&name));
             effects.merge(freed);
             if subnet == def.subnet {
-                effects.wake.remove(&Topic::Subnet(subnet));
+                effects.wake.remove(&Topic::Subnet(subnet.to_string()));
             }
         }
         effects.merge(self.forget_unreadable(&name));
@@ -342,7 +343,7 @@ impl Ipam {
 
     fn link(&mut self, def: Arc<InstanceDef>, cooling_since: Option<UnixSeconds>) {
         let name = def.name.clone();
-        let slot = self.slots.entry(def.subnet.clone()).or_default();
+        let slot = self.slots.entry(def.subnet.to_string()).or_default();
         slot.hold(name.address(), mark_of(def.phase));
         if is_vtep(&def) {
             slot.vteps += 1;
@@ -359,14 +360,14 @@ impl Ipam {
             let key = (o.kind.clone(), o.namespace.clone(), o.name.clone());
             self.by_owner.entry(key).or_default().insert(name.clone());
         }
-        self.instances.insert(name, Held { def, cooling_since });
+        self.instances.insert(def, cooling_since);
     }
 
     /// Takes an address out of every index.
     pub(super) fn unlink(&mut self, name: &InstanceName) -> Effects {
-        let Some(Held { def, .. }) = self.instances.remove(name) else { return Effects::default() };
+        let Some(def) = self.instances.remove(name) else { return Effects::default() };
         if is_vtep(&def) {
-            if let Some(slot) = self.slots.get_mut(&def.subnet) {
+            if let Some(slot) = self.slots.get_mut(def.subnet.as_str()) {
                 slot.vteps -= 1;
             }
             let key = (def.network.clone(), def.node.clone().unwrap_or_default());
@@ -474,8 +475,8 @@ impl Ipam {
             return Effects::default();
         }
         let mut effects = self.node_changed(name);
-        let on_it = self.instances.values().filter(|h| h.def.node.as_deref() == Some(name));
-        effects.review.extend(on_it.map(|h| h.def.name.clone()));
+        let on_it = self.instances.iter().filter(|def| def.node.as_deref() == Some(name));
+        effects.review.extend(on_it.map(|def| def.name.clone()));
         effects
     }
 

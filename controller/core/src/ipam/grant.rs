@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use braid_types::model::{InstanceDef, NetworkDef, OwnerRef, Phase, PodRef};
-use braid_types::{Family, InstanceName, Mac};
+use braid_types::{Family, InstanceName, Mac, Symbol};
 
 use super::choose::Source;
 use super::plan::{Claim, Grant};
@@ -35,7 +35,7 @@ pub(super) struct Pick {
 impl Pick {
     pub(super) fn existing(def: &Arc<InstanceDef>) -> Self {
         let found = Found { address: def.name.address(), block: None, host_routed: def.host_routed };
-        Self { subnet: def.subnet.clone(), found, existing: Some(def.clone()) }
+        Self { subnet: def.subnet.to_string(), found, existing: Some(def.clone()) }
     }
 }
 
@@ -58,7 +58,7 @@ impl Ipam {
             let network = first.network.clone();
             let mac = first.mac.unwrap_or_else(derived);
             let picks = match self.complete_set(&own) {
-                Some(set) => return Ok(self.nothing_to_do(Some(req.pod.clone()), network, set)),
+                Some(set) => return Ok(self.nothing_to_do(Some(req.pod.clone()), network.to_string(), set)),
                 None => self.complete(req, &own, &kept)?,
             };
             return Ok(self.settle(&network, picks, &self.recipient(req, mac)));
@@ -172,7 +172,7 @@ impl Ipam {
         let slot = self.slots.get(&subnet.name)?;
         let free = slot.pool.allows(address)
             && slot.pool.mark(address).is_none()
-            && !self.instances.contains_key(&InstanceName::new(self.space_of(subnet), address));
+            && !self.instances.contains(&InstanceName::new(self.space_of(subnet), address));
         free.then(|| Pick {
             subnet: subnet.name.clone(),
             found: self.locate(network, &subnet.name, node, address),
@@ -302,7 +302,7 @@ impl Ipam {
                 slot.pool.advance(pick.found.address);
                 slot.blocks.settle(&pick.found, to.node);
             }
-            let pending = Pending { grant: grant.id, subnet: pick.subnet, pod: to.pod.cloned() };
+            let pending = Pending { grant: grant.id, subnet: pick.subnet.into(), pod: to.pod.cloned() };
             self.pending.insert(name, pending);
             if let Some(block) = pick.found.block {
                 self.block_subnet.insert(block.name.clone(), block.subnet.clone());
@@ -327,16 +327,16 @@ impl Ipam {
     ) -> InstanceDef {
         let subnet = self.subnet(&pick.subnet);
         InstanceDef {
-            uid: String::new(),
-            network: network.to_owned(),
-            subnet: pick.subnet.clone(),
+            uid: Symbol::default(),
+            network: network.into(),
+            subnet: pick.subnet.as_str().into(),
             prefix_len: subnet.map_or_else(|| Family::of(name.address()).bits(), |s| s.cidr.prefix_len()),
             gateway: subnet.and_then(|s| s.gateway),
             mac: Some(to.mac),
             pod: to.pod.cloned(),
-            interface: to.interface.to_owned(),
-            node: Some(to.node.to_owned()),
-            set: set.to_vec(),
+            interface: to.interface.into(),
+            node: Some(to.node.into()),
+            set: set.into(),
             handover: None,
             owner: to.owner.cloned().map(Box::new),
             retain_seconds: to.retain_seconds,
@@ -358,9 +358,9 @@ impl Ipam {
         let routed = self.locate(&def.network, &def.subnet, to.node, def.name.address()).host_routed;
         InstanceDef {
             pod: to.pod.cloned(),
-            node: Some(to.node.to_owned()),
+            node: Some(to.node.into()),
             mac: Some(to.mac),
-            set: set.to_vec(),
+            set: set.into(),
             handover: None,
             // What a person has declared for an owner stays the owner's.
             owner: if def.declared { def.owner.clone() } else { to.owner.cloned().map(Box::new) },

@@ -27,12 +27,12 @@ impl Ipam {
         let Some(shared) = self.shared_with(req) else { return Ok(None) };
         let network = shared.first().map(|d| d.network.clone()).unwrap_or_default();
         if self.network(&network).is_some_and(|n| !self.is_member(n, &req.node)) {
-            return Err(Refusal::NotMember { network, node: req.node.clone() });
+            return Err(Refusal::NotMember { network: network.to_string(), node: req.node.clone() });
         }
         let names = shared.iter().map(|d| d.name.clone()).collect();
-        let mut grant = self.nothing_to_do(Some(req.pod.clone()), network, names);
+        let mut grant = self.nothing_to_do(Some(req.pod.clone()), network.to_string(), names);
         for def in shared {
-            let second = |role| HandoverDef { pod: req.pod.clone(), node: req.node.clone(), role };
+            let second = |role| HandoverDef { pod: req.pod.clone(), node: req.node.as_str().into(), role };
             // As its own, or as the source of this migration after being the target of an earlier one.
             let has = def.pod.as_ref() == Some(&req.pod)
                 || def.handover.as_deref() == Some(&second(MigrationRole::Source));

@@ -81,13 +81,13 @@ impl Ipam {
         let exclusive = req.owner.as_ref().is_some_and(OwnerRef::is_exclusive);
         let first = kept.first().filter(|_| exclusive && !req.choice.names_a_place())?;
         let here = || kept.iter().filter(|d| d.network == first.network);
-        let mut subnets: Vec<String> = here().map(|d| d.subnet.clone()).collect();
+        let mut subnets: Vec<String> = here().map(|d| d.subnet.to_string()).collect();
         subnets.dedup();
         let one_family = |d: &Arc<InstanceDef>| {
             !d.set.is_empty() && d.set.iter().all(|a| Family::of(*a) == Family::of(d.name.address()))
         };
         let family = (!here().all(one_family)).then_some(FamilyWish::PreferDualStack);
-        Some(Choice { network: Some(first.network.clone()), subnets, family, ..Choice::default() })
+        Some(Choice { network: Some(first.network.to_string()), subnets, family, ..Choice::default() })
     }
 
     /// The kept address of a family that fits to what was chosen.
@@ -114,15 +114,15 @@ impl Ipam {
             return match self.subnet(&def.subnet) {
                 Some(subnet) if !self.is_subnet_usable(subnet) => Err(self.why_not_usable(subnet)),
                 Some(_) => Ok(Some(def)),
-                None => Err(Refusal::SubnetMissing { subnet: def.subnet.clone() }),
+                None => Err(Refusal::SubnetMissing { subnet: def.subnet.to_string() }),
             };
         }
         let owner = req.owner.as_ref().filter(|o| o.is_exclusive());
         match (owner, of_family().next()) {
             (Some(owner), Some(def)) => Err(Refusal::KeptElsewhere {
                 address: def.name.clone(),
-                network: def.network.clone(),
-                subnet: def.subnet.clone(),
+                network: def.network.to_string(),
+                subnet: def.subnet.to_string(),
                 owner: owner_in_words(owner),
             }),
             _ => Ok(None),

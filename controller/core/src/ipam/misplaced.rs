@@ -80,7 +80,8 @@ impl Ipam {
         for name in std::mem::take(&mut self.misplaced) {
             self.take_home(&name);
         }
-        let all: Vec<InstanceName> = self.instances.keys().chain(&self.unreadable).cloned().collect();
+        let all: Vec<InstanceName> =
+            self.instances.iter().map(|def| &def.name).chain(&self.unreadable).cloned().collect();
         for name in &all {
             self.occupy_elsewhere(name);
         }

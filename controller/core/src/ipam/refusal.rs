@@ -40,10 +40,11 @@ impl Holder {
     /// Who has it, whether or not it is being given back.
     pub(crate) fn of_pod(instance: &InstanceDef) -> Self {
         match (&instance.pod, &instance.owner) {
-            (Some(p), _) => {
-                Self::Pod { pod: format!("{}/{}", p.namespace, p.name), node: instance.node.clone() }
-            }
-            (None, Some(o)) if o.kind == "Node" => Self::Node(o.name.clone()),
+            (Some(p), _) => Self::Pod {
+                pod: format!("{}/{}", p.namespace, p.name),
+                node: instance.node.as_ref().map(ToString::to_string),
+            },
+            (None, Some(o)) if o.kind == "Node" => Self::Node(o.name.to_string()),
             (None, Some(o)) => Self::Owner(owner_in_words(o)),
             (None, None) => Self::Owner(format!("IPInstance {}", instance.name)),
         }

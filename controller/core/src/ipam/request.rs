@@ -42,7 +42,7 @@ impl fmt::Display for FamilyWish {
 }
 
 /// What one level (pod, or namespace) says about the default interface: the parsed annotations.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Choice {
     /// Name of the Network.
     pub network: Option<String>,

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use braid_types::model::{
     BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, PodRef, SubnetDef, UnixSeconds,
 };
-use braid_types::{AddrRange, Family, InstanceName, well_known::VTEP_INTERFACE};
+use braid_types::{AddrRange, Family, InstanceName, Symbol, well_known::VTEP_INTERFACE};
 
+use super::instances::Instances;
 use super::names::Names;
 use crate::block::Blocks;
 use crate::pool::{Mark, Pool, Usage};
@@ -47,7 +48,7 @@ pub struct NodeFact {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFact {
     /// Uid.
-    pub uid: String,
+    pub uid: Symbol,
     /// Succeeded or Failed (evicted pods are Failed): its containers run no more and never will again.
     pub finished: bool,
     /// When it was made.
@@ -139,19 +140,11 @@ impl Slot {
     }
 }
 
-/// One address that was given out.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) def: Arc<InstanceDef>,
-    /// Since when this process has seen it with a release deadline.
-    pub(super) cooling_since: Option<UnixSeconds>,
-}
-
 /// An address that is promised and not seen as an object.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) grant: u64,
-    pub(super) subnet: String,
+    pub(super) subnet: Symbol,
     pub(super) pod: Option<PodRef>,
 }
 
@@ -164,17 +157,17 @@ pub struct Ipam {
     pub(super) slots: BTreeMap<String, Slot>,
     pub(super) nodes: BTreeMap<String, NodeFact>,
     /// Pods by uid: whether they have finished, and when they were made.
-    pub(super) pods: HashMap<String, (bool, UnixSeconds)>,
+    pub(super) pods: HashMap<Symbol, (bool, UnixSeconds)>,
     /// Pods that addresses name and that are over by the API server's own word, and since when that is known.
-    pub(super) ended: HashMap<String, UnixSeconds>,
-    pub(super) instances: HashMap<InstanceName, Held>,
-    pub(super) by_pod: HashMap<String, Names>,
+    pub(super) ended: HashMap<Symbol, UnixSeconds>,
+    pub(super) instances: Instances,
+    pub(super) by_pod: HashMap<Symbol, Names>,
     /// The same for the second pods of machines that migrate.
-    pub(super) by_second_pod: HashMap<String, Names>,
+    pub(super) by_second_pod: HashMap<Symbol, Names>,
     /// Addresses in the name of an owner, with or without a pod: (kind, namespace, name).
-    pub(super) by_owner: HashMap<(String, String, String), BTreeSet<InstanceName>>,
+    pub(super) by_owner: HashMap<(Symbol, Symbol, Symbol), BTreeSet<InstanceName>>,
     /// Addresses of tunnel ends: (Network, node).
-    pub(super) by_vtep: BTreeMap<(String, String), BTreeSet<InstanceName>>,
+    pub(super) by_vtep: BTreeMap<(Symbol, Symbol), BTreeSet<InstanceName>>,
     /// Subnet of each known block.
     pub(super) block_subnet: HashMap<String, String>,
     pub(super) pending: HashMap<InstanceName, Pending>,
@@ -215,7 +208,7 @@ impl Ipam {
             nodes: BTreeMap::new(),
             pods: HashMap::new(),
             ended: HashMap::new(),
-            instances: HashMap::new(),
+            instances: Instances::default(),
             by_pod: HashMap::new(),
             by_second_pod: HashMap::new(),
             by_owner: HashMap::new(),
@@ -315,12 +308,12 @@ impl Ipam {
     /// An address that was given out.
     #[must_use]
     pub fn instance(&self, name: &InstanceName) -> Option<&Arc<InstanceDef>> {
-        self.instances.get(name).map(|h| &h.def)
+        self.instances.get(name)
     }
 
     /// All addresses that were given out, in no order.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<InstanceDef>> {
-        self.instances.values().map(|h| &h.def)
+        self.instances.iter()
     }
 
     /// The addresses of a pod, by uid.
@@ -417,14 +410,14 @@ impl Ipam {
 
     /// The API server itself has said that the pod is over, which is for ever: uids do not come back.
     pub(crate) fn confirm_end(&mut self, uid: &str, now: UnixSeconds) {
-        self.ended.entry(uid.to_owned()).or_insert(now);
+        self.ended.entry(uid.into()).or_insert(now);
     }
 
     pub(crate) fn circumstances(&self, def: &InstanceDef, checks: Checks) -> Circumstances {
-        let node_exists = def.node.as_ref().is_none_or(|n| self.nodes.contains_key(n));
-        let blocks = self.networks.get(&def.network).is_some_and(|n| n.kind.has_blocks());
+        let node_exists = def.node.as_ref().is_none_or(|n| self.nodes.contains_key(n.as_str()));
+        let blocks = self.networks.get(def.network.as_str()).is_some_and(|n| n.kind.has_blocks());
         let covered = def.node.as_ref().is_none_or(|node| {
-            self.slots.get(&def.subnet).is_some_and(|s| s.blocks.covers(node, def.name.address()))
+            self.slots.get(def.subnet.as_str()).is_some_and(|s| s.blocks.covers(node, def.name.address()))
         });
         Circumstances {
             pod: def.pod.as_ref().map(|p| self.pod_seen(&p.uid)),
@@ -432,7 +425,7 @@ impl Ipam {
             node_exists,
             wanted: self.vtep_is_wanted(def),
             checks,
-            cooling_since: self.instances.get(&def.name).and_then(|h| h.cooling_since),
+            cooling_since: self.instances.cooling_since(&def.name),
             uncovered: blocks && !covered,
         }
     }

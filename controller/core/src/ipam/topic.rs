@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use braid_types::InstanceName;
+use braid_types::{InstanceName, Symbol};
 
 /// Something whose change may turn a refusal into a grant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ pub struct Effects {
     /// Addresses that [`crate::Ipam::decide`] should look at now.
     pub review: BTreeSet<InstanceName>,
     /// Uids of pods that have lost an address object while they live; ask [`crate::Ipam::grant`] for them again.
-    pub pods: BTreeSet<String>,
+    pub pods: BTreeSet<Symbol>,
     /// Subnets whose status may differ now.
     pub subnets: BTreeSet<String>,
     /// Networks whose status may differ now.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use braid_types::model::{InstanceDef, NetworkDef, OwnerRef, Phase, SubnetDef};
-use braid_types::{Family, Mac, well_known::VTEP_INTERFACE};
+use braid_types::{Family, Mac, Symbol, well_known::VTEP_INTERFACE};
 
 use super::choose::Source;
 use super::grant::Recipient;
@@ -59,11 +59,11 @@ impl Ipam {
         }
         let uid = self.nodes.get(&req.node).map(|n| n.uid.clone()).unwrap_or_default();
         let owner = OwnerRef {
-            api_version: "v1".to_owned(),
-            kind: "Node".to_owned(),
-            namespace: String::new(),
-            name: req.node.clone(),
-            uid,
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            namespace: Symbol::default(),
+            name: req.node.as_str().into(),
+            uid: uid.into(),
             pod: None,
         };
         let recipient = Recipient {
@@ -98,7 +98,7 @@ impl Ipam {
     fn vteps_of(&self, network: &str, node: &str) -> impl Iterator<Item = &Arc<InstanceDef>> {
         let mut seen = BTreeSet::new();
         self.by_vtep
-            .get(&(network.to_owned(), node.to_owned()))
+            .get(&(network.into(), node.into()))
             .into_iter()
             .flatten()
             .filter_map(|n| self.instance(n))

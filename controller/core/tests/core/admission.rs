@@ -218,7 +218,7 @@ fn set_owner(pod: &str) -> OwnerRef {
         kind: "StatefulSet".into(),
         namespace: "shop".into(),
         name: "web".into(),
-        uid: String::new(),
+        uid: "".into(),
         pod: Some(pod.into()),
     }
 }

@@ -63,11 +63,11 @@ pub(crate) fn node(name: &str) -> NodeFact {
 }
 
 pub(crate) fn pod(n: usize) -> PodRef {
-    PodRef { namespace: "shop".to_owned(), name: format!("web-{n}"), uid: format!("pod-{n}") }
+    PodRef { namespace: "shop".into(), name: format!("web-{n}").into(), uid: format!("pod-{n}").into() }
 }
 
 pub(crate) fn live(n: usize) -> PodFact {
-    PodFact { uid: format!("pod-{n}"), finished: false, created: n as i64 }
+    PodFact { uid: format!("pod-{n}").into(), finished: false, created: n as i64 }
 }
 
 pub(crate) fn request(n: usize, node: &str) -> PodRequest {
@@ -110,7 +110,7 @@ pub(crate) fn give(ipam: &mut Ipam, restored: &Restored, req: &PodRequest) -> Ve
         .iter()
         .map(|c| {
             let uid = format!("uid-of-{}-{}", c.name(), req.pod.uid);
-            Arc::new(InstanceDef { uid, ..(**c.def()).clone() })
+            Arc::new(InstanceDef { uid: uid.into(), ..(**c.def()).clone() })
         })
         .collect();
     for def in &made {

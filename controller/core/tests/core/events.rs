@@ -63,16 +63,16 @@ fn instance_def(i: usize, sub: usize, pod: usize, phase: Phase) -> Arc<InstanceD
     let name = instance_name(i);
     let vtep = pod == 3;
     Arc::new(InstanceDef {
-        uid: format!("uid{i}"),
-        network: format!("net{}", sub % 2),
-        subnet: format!("sub{sub}"),
+        uid: format!("uid{i}").into(),
+        network: format!("net{}", sub % 2).into(),
+        subnet: format!("sub{sub}").into(),
         prefix_len: 28,
         gateway: None,
         mac: None,
         pod: (phase != Phase::Reserved && !vtep).then(|| crate::cluster::pod(pod)),
         interface: if vtep { "vtep".into() } else { "eth0".into() },
-        node: Some(format!("n{}", i % 3)),
-        set: vec![name.address()],
+        node: Some(format!("n{}", i % 3).into()),
+        set: [name.address()].into(),
         owner: None,
         retain_seconds: None,
         retain_until: None,
@@ -121,7 +121,8 @@ impl Objects {
                 self.unreadable.insert(instance_name(i));
             }
             Event::Pod(i, x) => {
-                self.pods[i] = x.map(|finished| PodFact { uid: format!("pod-{i}"), finished, created: 0 });
+                self.pods[i] =
+                    x.map(|finished| PodFact { uid: format!("pod-{i}").into(), finished, created: 0 });
             }
         }
     }
@@ -156,7 +157,7 @@ fn feed(ipam: &mut Ipam, event: &Event) {
         }
         Event::Unreadable(i) => ipam.upsert_unreadable(&instance_name(i)),
         Event::Pod(i, Some(finished)) => {
-            ipam.upsert_pod(PodFact { uid: format!("pod-{i}"), finished, created: 0 })
+            ipam.upsert_pod(PodFact { uid: format!("pod-{i}").into(), finished, created: 0 })
         }
         Event::Pod(i, None) => ipam.remove_pod(&format!("pod-{i}")),
     };

@@ -104,9 +104,9 @@ fn a_subnet_of_n_addresses_serves_n_pods_on_any_nodes() {
         // The first node takes far more than its share: the last ones borrow.
         let made = give(&mut ipam, &restored, &request(n, if n < 11 { "n1" } else { ["n2", "n3"][n % 2] }));
         assert!(seen.insert(made[0].name.clone()));
-        let covered = ipam
-            .blocks_of("v4")
-            .any(|b| Some(&b.node) == made[0].node.as_ref() && b.cidr.contains(made[0].name.address()));
+        let covered = ipam.blocks_of("v4").any(|b| {
+            Some(b.node.as_str()) == made[0].node.as_deref() && b.cidr.contains(made[0].name.address())
+        });
         assert_eq!(covered, !made[0].host_routed);
     }
     assert_eq!(refused(&mut ipam, &restored, &request(14, "n1")).reason(), "SubnetFull");
@@ -318,7 +318,10 @@ fn every_member_has_one_address_per_family_in_an_overlay() {
                 Some(("Node", req.node.as_str()))
             );
             assert!(!def.host_routed, "taken from the node's first block");
-            ipam.upsert_instance(InstanceDef { uid: def.name.to_string(), ..(**def).clone() }.into(), 0);
+            ipam.upsert_instance(
+                InstanceDef { uid: def.name.to_string().into(), ..(**def).clone() }.into(),
+                0,
+            );
         }
         ipam.finish(grant);
     }

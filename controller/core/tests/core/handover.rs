@@ -5,7 +5,7 @@ use std::sync::Arc;
 use braid_controller_core::release::{Checks, Decision, OwnerCheck, PodCheck};
 use braid_controller_core::{Claim, Ipam, Keep, Migration, PodFact, PodRequest, Restored};
 use braid_types::model::{InstanceDef, MigrationRole, OwnerRef, Phase};
-use braid_types::{InstanceName, Selector};
+use braid_types::{InstanceName, Selector, Symbol};
 
 use crate::cluster::{give, lists, live, request, start};
 
@@ -15,7 +15,7 @@ fn machine(n: usize, node: &str, migration: Option<Migration>) -> PodRequest {
         kind: "VirtualMachine".into(),
         namespace: "shop".into(),
         name: "vm".into(),
-        uid: String::new(),
+        uid: "".into(),
         pod: None,
     };
     PodRequest { owner: Some(owner), keep: Some(Keep::default()), migration, ..request(n, node) }
@@ -35,7 +35,7 @@ fn objects<'a>(ipam: &'a Ipam, names: &'a [InstanceName]) -> impl Iterator<Item 
 }
 
 /// Holder, its node, and the second pod of every address, which must agree.
-fn stand(ipam: &Ipam, names: &[InstanceName]) -> (String, String, Option<(String, MigrationRole)>) {
+fn stand(ipam: &Ipam, names: &[InstanceName]) -> (Symbol, Symbol, Option<(Symbol, MigrationRole)>) {
     let of = |d: &Arc<InstanceDef>| {
         assert_eq!(d.phase, Phase::Bound);
         let second = d.handover.as_ref().map(|h| (h.pod.name.clone(), h.role));
@@ -47,8 +47,8 @@ fn stand(ipam: &Ipam, names: &[InstanceName]) -> (String, String, Option<(String
     all.remove(0)
 }
 
-fn second(name: &str, role: MigrationRole) -> Option<(String, MigrationRole)> {
-    Some((name.to_owned(), role))
+fn second(name: &str, role: MigrationRole) -> Option<(Symbol, MigrationRole)> {
+    Some((name.into(), role))
 }
 
 #[test]
@@ -212,7 +212,10 @@ fn a_second_pod_that_is_over_is_forgotten() {
         let Decision::Replace(next) = decide_of_second(&mut ipam, &restored, name, PodCheck::Gone) else {
             panic!("it is not forgotten")
         };
-        assert_eq!((next.handover.clone(), next.pod.clone().unwrap().uid), (None, format!("pod-{holder}")));
+        assert_eq!(
+            (next.handover.clone(), next.pod.clone().unwrap().uid),
+            (None, format!("pod-{holder}").into())
+        );
         assert!(next.host_routed, "the node that it has left must go on knowing that");
     }
 }

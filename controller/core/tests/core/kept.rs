@@ -15,7 +15,7 @@ fn owner(kind: &str, pod: Option<&str>) -> OwnerRef {
         namespace: "shop".into(),
         name: "db".into(),
         uid: "set".into(),
-        pod: pod.map(str::to_owned),
+        pod: pod.map(str::to_owned).map(Into::into),
     }
 }
 
@@ -173,19 +173,19 @@ fn what_a_person_declared_stays_with_its_owner() {
     let model = give(&mut ipam, &restored, &request(1, "n1"));
     let pin = |address: &str, owner: OwnerRef| InstanceDef {
         name: address.parse().unwrap(),
-        uid: format!("pin-{address}"),
+        uid: format!("pin-{address}").into(),
         subnet: if address.contains('.') { "v4".into() } else { "v6".into() },
         pod: None,
         node: None,
         mac: None,
-        set: Vec::new(),
+        set: Box::default(),
         owner: Some(Box::new(owner)),
         phase: Phase::Reserved,
         declared: true,
         ..(*model[0]).clone()
     };
     let set = owner("StatefulSet", None);
-    let numbered = OwnerRef { pod: Some("db-0".into()), uid: String::new(), ..set.clone() };
+    let numbered = OwnerRef { pod: Some("db-0".into()), uid: "".into(), ..set.clone() };
     ipam.upsert_instance(pin("10.0.0.99", numbered.clone()).into(), 0);
     let zero = owner("StatefulSet", Some("db-0"));
     // Nothing is kept by the pod itself, and no family is lost because only one was pinned.

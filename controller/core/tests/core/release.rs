@@ -130,7 +130,7 @@ fn what_is_kept_stays_until_its_time() {
         kind: "StatefulSet".into(),
         namespace: "shop".into(),
         name: "db".into(),
-        uid: String::new(),
+        uid: "".into(),
         pod: None,
     };
     let owned = InstanceDef {
@@ -230,7 +230,7 @@ fn a_nodes_own_address_goes_with_its_node_or_its_subnet_but_after_the_pods() {
         let grant = ipam.grant_vtep(&restored, &req).unwrap();
         for claim in &grant.claims {
             let uid = claim.name().to_string();
-            ipam.upsert_instance(InstanceDef { uid, ..(**claim.def()).clone() }.into(), 0);
+            ipam.upsert_instance(InstanceDef { uid: uid.into(), ..(**claim.def()).clone() }.into(), 0);
         }
         ipam.finish(grant);
     }

@@ -40,7 +40,7 @@ fn owner(n: usize) -> OwnerRef {
         namespace: "shop".into(),
         name: "db".into(),
         uid: "set".into(),
-        pod: Some(format!("db-{n}")),
+        pod: Some(format!("db-{n}").into()),
     }
 }
 
@@ -54,19 +54,19 @@ fn instance() -> impl Strategy<Value = Arc<InstanceDef>> {
     (name, 0usize..5, 0usize..4, held, 0usize..4, phase, prop::option::of(0i64..5)).prop_map(
         |(name, subnet, network, (holder, kept_for, vtep, second), node, phase, release_at)| {
             Arc::new(InstanceDef {
-                uid: format!("uid-of-{name}"),
-                network: format!("net{network}"),
-                subnet: format!("sub{subnet}"),
+                uid: format!("uid-of-{name}").into(),
+                network: format!("net{network}").into(),
+                subnet: format!("sub{subnet}").into(),
                 prefix_len: 28,
                 gateway: None,
                 mac: None,
                 pod: holder.filter(|_| !vtep).map(pod),
                 interface: if vtep { "vtep".into() } else { "eth0".into() },
-                node: (node < 3).then(|| format!("n{node}")),
-                set: vec![name.address()],
+                node: (node < 3).then(|| format!("n{node}")).map(Into::into),
+                set: [name.address()].into(),
                 handover: second.map(|(n, left)| {
                     let role = if left { MigrationRole::Source } else { MigrationRole::Target };
-                    Box::new(HandoverDef { pod: pod(n), node: format!("n{n}"), role })
+                    Box::new(HandoverDef { pod: pod(n), node: format!("n{n}").into(), role })
                 }),
                 owner: kept_for.map(|n| Box::new(owner(n))),
                 retain_seconds: None,
@@ -119,7 +119,7 @@ fn objects() -> impl Strategy<Value = Lists> {
             }
             let mut names = BTreeSet::new();
             all.blocks = blocks.into_iter().filter(|b| names.insert(b.name.clone())).collect();
-            let fact = |(i, finished)| PodFact { uid: format!("pod-{i}"), finished, created: 0 };
+            let fact = |(i, finished)| PodFact { uid: format!("pod-{i}").into(), finished, created: 0 };
             all.pods = pods.into_iter().enumerate().filter_map(|(i, f)| Some(fact((i, f?)))).collect();
             all
         },
@@ -292,8 +292,8 @@ fn each_contradiction_is_shown() {
     let made = crate::cluster::give(&mut ipam, &restored, &request(1, "n1"));
     let base = |name: &str| InstanceDef {
         name: name.parse().unwrap(),
-        uid: format!("uid-of-{name}"),
-        set: vec![name.parse::<InstanceName>().unwrap().address()],
+        uid: format!("uid-of-{name}").into(),
+        set: [name.parse::<InstanceName>().unwrap().address()].into(),
         ..(*made[0]).clone()
     };
     let with = |instances: Vec<InstanceDef>| Lists {

@@ -62,8 +62,8 @@ fn what_contradicts_is_reported_and_not_lost() {
     assert_eq!(findings(&ipam), []);
     let base = |name: &str| InstanceDef {
         name: name.parse().unwrap(),
-        uid: name.to_owned(),
-        set: Vec::new(),
+        uid: name.into(),
+        set: Box::default(),
         ..(*made[0]).clone()
     };
     for def in [

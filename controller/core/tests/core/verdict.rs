@@ -131,7 +131,7 @@ fn addresses_and_blocks() {
         ("spec.pod", InstanceDef { pod: None, ..held.clone() }),
         ("spec.node", InstanceDef { node: Some("n2".into()), ..held.clone() }),
         ("spec.interface", InstanceDef { interface: "net1".into(), ..held.clone() }),
-        ("spec.set", InstanceDef { set: Vec::new(), ..held.clone() }),
+        ("spec.set", InstanceDef { set: Box::default(), ..held.clone() }),
         ("spec.mac", InstanceDef { mac: None, ..held.clone() }),
         ("status", InstanceDef { phase: Phase::Releasing, ..held.clone() }),
         ("status", InstanceDef { torn_down: Some(1), ..held.clone() }),
@@ -240,7 +240,7 @@ fn the_owner_of_an_address_in_use_is_not_changed_by_hand() {
             kind: "StatefulSet".into(),
             namespace: "shop".into(),
             name: name.into(),
-            uid: String::new(),
+            uid: "".into(),
             pod: None,
         }))
     };

@@ -335,10 +335,11 @@ impl Adapter {
         if view.listed & Kind::Pods.bit() != 0 {
             let mut known: BTreeMap<String, bool> = BTreeMap::new();
             for (pod, life) in view.pods.iter().enumerate().filter(|(_, life)| life.exists()) {
-                let all_finished = known.entry(self.pod_ref(pod).uid).or_insert(true);
+                let all_finished = known.entry(self.pod_ref(pod).uid.to_string()).or_insert(true);
                 *all_finished &= *life == Life::Finished;
             }
-            let facts = known.into_iter().map(|(uid, finished)| PodFact { uid, finished, created: 0 });
+            let facts =
+                known.into_iter().map(|(uid, finished)| PodFact { uid: uid.into(), finished, created: 0 });
             ipam.reset_pods(facts.collect());
         }
         ipam
@@ -353,15 +354,15 @@ impl Adapter {
         };
         InstanceDef {
             name,
-            uid: uid.to_owned(),
-            network: "overlay".to_owned(),
-            subnet: if v4 { "v4" } else { "v6" }.to_owned(),
+            uid: uid.into(),
+            network: "overlay".into(),
+            subnet: if v4 { "v4" } else { "v6" }.into(),
             prefix_len: if v4 { 29 } else { 125 },
             gateway: None,
             mac: Some(Mac::derived(b"any")),
             pod: object.pod.map(|p| self.pod_ref(usize::from(p))),
-            interface: "eth0".to_owned(),
-            node: object.node.map(node_name),
+            interface: "eth0".into(),
+            node: object.node.map(node_name).map(Into::into),
             set: addresses(object.set),
             owner: object.owned.then(|| Box::new(self.owner())),
             retain_seconds: None,
@@ -384,9 +385,9 @@ impl Adapter {
 
     fn pod_ref(&self, pod: usize) -> PodRef {
         PodRef {
-            namespace: NAMESPACE.to_owned(),
-            name: self.scenario.pods.get(pod).map_or("nobody", |p| p.name).to_owned(),
-            uid: format!("pod-{}", self.scenario.known_as(pod)),
+            namespace: NAMESPACE.into(),
+            name: self.scenario.pods.get(pod).map_or("nobody", |p| p.name).into(),
+            uid: format!("pod-{}", self.scenario.known_as(pod)).into(),
         }
     }
 
@@ -496,12 +497,12 @@ fn node(name: String) -> NodeFact {
 
 fn owner(kind: &str, name: &str, pod: Option<String>) -> OwnerRef {
     OwnerRef {
-        api_version: "apps/v1".to_owned(),
-        kind: kind.to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        name: name.to_owned(),
-        uid: "owner".to_owned(),
-        pod,
+        api_version: "apps/v1".into(),
+        kind: kind.into(),
+        namespace: NAMESPACE.into(),
+        name: name.into(),
+        uid: "owner".into(),
+        pod: pod.map(Into::into),
     }
 }
 

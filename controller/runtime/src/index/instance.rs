@@ -18,24 +18,44 @@ use crate::world::{Shared, Sweep, World};
 /// What is kept of an IPInstance.
 #[derive(Debug, Clone)]
 pub(crate) struct InstanceNews {
+    version: u64,
+    def: Result<Arc<InstanceDef>, Box<Unread>>,
+}
+
+/// An object that is no address as it is.
+#[derive(Debug, Clone)]
+struct Unread {
     name: String,
     uid: String,
-    version: u64,
-    /// The address, or what is wrong with its object.
-    def: Result<Arc<InstanceDef>, String>,
+    why: String,
+}
+
+impl InstanceNews {
+    /// The address by the object's name, also where nothing else can be read.
+    fn name(&self) -> Result<InstanceName, &Unread> {
+        match &self.def {
+            Ok(def) => Ok(def.name.clone()),
+            Err(unread) => unread.name.parse().map_err(|_| &**unread),
+        }
+    }
+
+    fn uid(&self) -> &str {
+        match &self.def {
+            Ok(def) => &def.uid,
+            Err(unread) => &unread.uid,
+        }
+    }
 }
 
 /// Parses an IPInstance.
 pub(crate) fn news(raw: &IPInstance) -> InstanceNews {
-    let def = InstanceDef::try_from(raw)
-        .inspect_err(|error| warn!(%error, "address is left alone"))
-        .map(Arc::new)
-        .map_err(|error| error.to_string());
+    let unread = |why| Box::new(Unread { name: raw.name_any(), uid: raw.uid().unwrap_or_default(), why });
     InstanceNews {
-        name: raw.name_any(),
-        uid: raw.uid().unwrap_or_default(),
         version: raw.resource_version().and_then(|v| v.parse().ok()).unwrap_or_default(),
-        def,
+        def: InstanceDef::try_from(raw)
+            .inspect_err(|error| warn!(%error, "address is left alone"))
+            .map(Arc::new)
+            .map_err(|error| unread(error.to_string())),
     }
 }
 
@@ -60,11 +80,14 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
         }
         Event::Applied(news) => take(&mut world, &news),
         Event::Deleted(news) => {
-            let Ok(name) = news.name.parse::<InstanceName>() else {
-                world.unreadable.forget(IP_INSTANCE, &news.name);
-                return;
+            let name = match news.name() {
+                Ok(name) => name,
+                Err(unread) => {
+                    world.unreadable.forget(IP_INSTANCE, &unread.name);
+                    return;
+                }
             };
-            forget(&mut world, &name, &news.uid)
+            forget(&mut world, &name, news.uid())
         }
         Event::Undecodable(object) => {
             let Ok(name) = object.name.parse::<InstanceName>() else {
@@ -126,7 +149,7 @@ pub(crate) fn unlearn(shared: &Shared, name: &InstanceName, uid: &str) {
 }
 
 fn take(world: &mut World, news: &InstanceNews) -> Effects {
-    let Ok(name) = news.name.parse::<InstanceName>() else {
+    let Ok(name) = news.name() else {
         note(world, news);
         return Effects::default();
     };
@@ -146,10 +169,10 @@ fn take(world: &mut World, news: &InstanceNews) -> Effects {
 /// Writes down what is wrong with an object, or that nothing is.
 fn note(world: &mut World, news: &InstanceNews) {
     match &news.def {
-        Ok(_) => {
-            world.unreadable.forget(IP_INSTANCE, &news.name);
+        Ok(def) => {
+            world.unreadable.forget(IP_INSTANCE, &def.name.to_string());
         }
-        Err(why) => world.unreadable.note(IP_INSTANCE, &news.name, &news.uid, why),
+        Err(unread) => world.unreadable.note(IP_INSTANCE, &unread.name, &unread.uid, &unread.why),
     }
 }
 

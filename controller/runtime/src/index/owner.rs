@@ -25,15 +25,19 @@ const RUNS_ON: &str = "kubevirt.io/nodeName";
 pub(crate) fn of(pod: &Pod) -> OwnerRef {
     other(pod).unwrap_or_else(|| {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        itself(&PodRef { namespace, name, uid: pod.uid().unwrap_or_default() })
+        itself(&PodRef {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: pod.uid().unwrap_or_default().into(),
+        })
     })
 }
 
 /// The pod as the owner of its addresses.
 pub(crate) fn itself(pod: &PodRef) -> OwnerRef {
     OwnerRef {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
+        api_version: "v1".into(),
+        kind: "Pod".into(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
@@ -46,23 +50,23 @@ pub(super) fn other(pod: &Pod) -> Option<OwnerRef> {
     let namespace = pod.namespace().unwrap_or_default();
     let controller = controller(pod)?;
     let mut owner = OwnerRef {
-        api_version: controller.api_version.clone(),
-        kind: controller.kind.clone(),
-        namespace,
-        name: controller.name.clone(),
-        uid: controller.uid.clone(),
+        api_version: controller.api_version.as_str().into(),
+        kind: controller.kind.as_str().into(),
+        namespace: namespace.into(),
+        name: controller.name.as_str().into(),
+        uid: controller.uid.as_str().into(),
         pod: None,
     };
     if is_numbered(controller) {
-        owner.pod = Some(pod.name_any());
+        owner.pod = Some(pod.name_any().into());
     } else if is_machine(controller) {
         // A VirtualMachine makes its instance anew at each start, under its own name.
-        owner.kind = "VirtualMachine".to_owned();
-        owner.uid = String::new();
+        owner.kind = "VirtualMachine".into();
+        owner.uid = "".into();
     } else if let Some(deployment) = deployment_of(pod, controller) {
-        owner.kind = "Deployment".to_owned();
-        owner.name = deployment.to_owned();
-        owner.uid = String::new();
+        owner.kind = "Deployment".into();
+        owner.name = deployment.into();
+        owner.uid = "".into();
     }
     Some(owner)
 }

@@ -25,17 +25,17 @@ pub(super) struct PodNews {
 
 pub(super) fn news(pod: &Pod) -> PodNews {
     let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
-    let fact = PodFact { uid: pod.uid().unwrap_or_default(), finished: pod.is_finished(), created };
+    let fact = PodFact { uid: pod.uid().unwrap_or_default().into(), finished: pod.is_finished(), created };
     let wants = !pod.spec.host_network && !fact.finished && !pod.is_terminating();
     let node = pod.spec.node_name.clone().filter(|n| wants && !n.is_empty());
     let entry = node.map(|node| PodEntry {
         pod: PodRef {
-            namespace: pod.namespace().unwrap_or_default(),
-            name: pod.name_any(),
+            namespace: pod.namespace().unwrap_or_default().into(),
+            name: pod.name_any().into(),
             uid: fact.uid.clone(),
         },
-        node,
-        choice: choice_of(pod),
+        node: node.into(),
+        choice: Arc::new(choice_of(pod)),
         owner: owner::other(pod).map(Arc::new),
         keep: owner::keep(pod),
         migration: owner::migration(pod),
@@ -44,7 +44,7 @@ pub(super) fn news(pod: &Pod) -> PodNews {
         refused: pod
             .condition(ADDRESSED)
             .filter(|c| c.status == "False")
-            .map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())),
+            .map(|c| Box::new((c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()))),
         told: None,
     });
     PodNews { fact, entry }
@@ -127,12 +127,15 @@ fn take_entry(index: &Index, world: &mut World, news: &PodNews) {
     match world.pods.get_mut(&uid) {
         None => {
             let owner = new.owner.clone().map(|owner| world.owners.share(owner));
-            world.pods.insert(uid.clone(), PodEntry { owner, ..new.clone() });
+            let choice = world.choices.share(new.choice.clone());
+            world.pods.insert(uid.clone(), PodEntry { owner, choice, ..new.clone() });
             index.shared.queues.grants.add(uid);
         }
         Some(known) => {
             let asks_anew = known.choice != new.choice;
-            known.choice.clone_from(&new.choice);
+            if asks_anew {
+                known.choice = world.choices.share(new.choice.clone());
+            }
             known.keep = new.keep;
             let moves_on = std::mem::replace(&mut known.migration, new.migration) != new.migration;
             // Its own writes come back here late; what it remembers is newer than the condition it reads.

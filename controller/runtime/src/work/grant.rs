@@ -101,7 +101,7 @@ impl Work {
         if let Some((took, pod)) = first {
             self.metrics.grants.inc();
             self.metrics.grant_seconds.observe(took.as_secs_f64());
-            debug!(namespace = pod.namespace, pod = pod.name, took_ms = took.as_millis() as u64, "granted");
+            debug!(namespace = %pod.namespace, pod = %pod.name, took_ms = took.as_millis() as u64, "granted");
         }
         self.take_back_refusal(uid).await
     }
@@ -164,21 +164,21 @@ impl Work {
 /// What the pod asks for; `None` when it needs nothing any more.
 fn request(world: &World, uid: &Uid) -> Option<Result<PodRequest, No>> {
     let entry = world.pods.get(uid)?;
-    let Some(namespace) = world.namespaces.get(&entry.pod.namespace) else {
+    let Some(namespace) = world.namespaces.get(entry.pod.namespace.as_str()) else {
         return Some(Err(No::unknown_namespace(&entry.pod.namespace)));
     };
-    let choice = match &entry.choice {
+    let choice = match &*entry.choice {
         Ok(choice) => choice.clone(),
         Err(sentence) => return Some(Err(No::bad_annotation(sentence, None))),
     };
     let namespace_choice = match namespace.choice_beside(&entry.pod.namespace, &choice) {
         Ok(choice) => choice.cloned().unwrap_or_default(),
-        Err(sentence) => return Some(Err(No::bad_annotation(&sentence, Some(&entry.pod.namespace)))),
+        Err(sentence) => return Some(Err(No::bad_annotation(&sentence, Some(entry.pod.namespace.as_str())))),
     };
     Some(Ok(PodRequest {
         pod: entry.pod.clone(),
         interface: DEFAULT_INTERFACE.to_owned(),
-        node: entry.node.clone(),
+        node: entry.node.to_string(),
         choice,
         namespace_choice,
         namespace_labels: namespace.labels.clone(),

@@ -51,11 +51,11 @@ impl From<&Refusal> for No {
 
 impl No {
     /// An annotation that cannot be understood, of the pod or of this namespace.
-    pub(super) fn bad_annotation(sentence: &str, namespace: Option<&String>) -> Self {
+    pub(super) fn bad_annotation(sentence: &str, namespace: Option<&str>) -> Self {
         Self {
             reason: "BadAnnotation",
             message: sentence.to_owned(),
-            retry_on: namespace.map(|n| Topic::Namespace(n.clone())).into_iter().collect(),
+            retry_on: namespace.map(|n| Topic::Namespace(n.to_owned())).into_iter().collect(),
             patience: Duration::ZERO,
         }
     }
@@ -83,8 +83,8 @@ impl Work {
             {
                 return Outcome::Again(rest);
             }
-            let same_reason = entry.refused.as_ref().is_some_and(|(reason, _)| reason == no.reason);
-            let same_words = entry.refused.as_ref().is_some_and(|(_, words)| *words == no.message);
+            let same_reason = entry.refused.as_ref().is_some_and(|told| told.0 == no.reason);
+            let same_words = entry.refused.as_ref().is_some_and(|told| told.1 == no.message);
             let lately = entry.told.is_some_and(|told| told.elapsed() < REWORD);
             let news = match (same_reason, same_words) {
                 (true, true) => News::None,
@@ -112,18 +112,18 @@ impl Work {
         match self.patch_pod(&pod.namespace, &pod.name, &patch).await {
             Ok(()) => {}
             Err(error) => {
-                warn!(namespace = pod.namespace, pod = pod.name, %error, "the pod could not be told of its refusal");
+                warn!(namespace = %pod.namespace, pod = %pod.name, %error, "the pod could not be told of its refusal");
                 return Outcome::Retry;
             }
         }
         if let Some(entry) = self.shared.world().pods.get_mut(uid) {
-            entry.refused = Some((no.reason.to_owned(), no.message.clone()));
+            entry.refused = Some(Box::new((no.reason.to_owned(), no.message.clone())));
             entry.told = Some(Instant::now());
         }
         if news == News::Reason {
             info!(
-                namespace = pod.namespace,
-                pod = pod.name,
+                namespace = %pod.namespace,
+                pod = %pod.name,
                 reason = no.reason,
                 message = no.message,
                 "refused"
@@ -148,14 +148,14 @@ impl Work {
             "status": {"conditions": [{"type": ADDRESSED, "$patch": "delete"}]},
         });
         if let Err(error) = self.patch_pod(&pod.namespace, &pod.name, &patch).await {
-            warn!(namespace = pod.namespace, pod = pod.name, %error, "the refusal could not be taken back");
+            warn!(namespace = %pod.namespace, pod = %pod.name, %error, "the refusal could not be taken back");
             return Outcome::Retry;
         }
         if let Some(entry) = self.shared.world().pods.get_mut(uid) {
             entry.refused = None;
             entry.told = Some(Instant::now());
         }
-        info!(namespace = pod.namespace, pod = pod.name, "granted after having been refused");
+        info!(namespace = %pod.namespace, pod = %pod.name, "granted after having been refused");
         Outcome::Done
     }
 

@@ -131,7 +131,7 @@ impl Work {
         let unreadable = world.unreadable.uid("Network", &def.network).is_some();
         let decision = if def.pod.is_none() && unreadable { Decision::Keep } else { decision };
         let version = world.instance_versions.get(name).map(ToString::to_string).unwrap_or_default();
-        let seen = Seen { uid: def.uid.clone(), version };
+        let seen = Seen { uid: def.uid.to_string(), version };
         Some((decision, def, seen))
     }
 
@@ -158,12 +158,17 @@ impl Work {
 
     /// Asks the API server by name. An owner that nobody may look at counts as there: what is kept stays.
     async fn check_owner(&self, owner: &OwnerRef) -> Result<OwnerCheck, WriteError> {
-        let machine = |kind: &str| OwnerRef { kind: kind.to_owned(), ..owner.clone() };
+        let machine = |kind: &str| OwnerRef { kind: kind.into(), ..owner.clone() };
         let ask: Vec<OwnerRef> = match owner.kind.as_str() {
             // A pod that owns itself comes and goes; what it keeps lasts as long as its namespace.
             "Pod" => {
                 let (namespace, name) = (String::new(), owner.namespace.clone());
-                vec![OwnerRef { kind: "Namespace".to_owned(), namespace, name, ..owner.clone() }]
+                vec![OwnerRef {
+                    kind: "Namespace".into(),
+                    namespace: namespace.into(),
+                    name,
+                    ..owner.clone()
+                }]
             }
             "VirtualMachine" => vec![owner.clone(), machine("VirtualMachineInstance")],
             _ => vec![owner.clone()],

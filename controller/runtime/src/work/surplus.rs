@@ -86,7 +86,7 @@ impl Work {
                 object.status.as_ref().is_some_and(|s| s.attached_at.is_some() || s.sandbox.is_some());
             let mut set = def.set;
             set.sort();
-            candidates.push(Candidate { name: name.clone(), set, attached });
+            candidates.push(Candidate { name: name.clone(), set: set.into_vec(), attached });
             seen.insert(name.clone(), Seen { uid, version: object.resource_version().unwrap_or_default() });
         }
         for name in surplus(&candidates) {

@@ -32,7 +32,7 @@ impl Work {
         match what {
             Sweep::Blocks => self.sweep_blocks().await,
             Sweep::Audit => {
-                self.shared.world().owners.sweep();
+                self.shared.world().sweep_common();
                 self.drop_lost_nodes().await;
                 self.thin_out().await;
                 self.show(self.contradictions()).await;
@@ -146,7 +146,7 @@ fn uid_of(world: &World, finding: &Finding) -> Option<String> {
         return Some(uid.to_owned());
     }
     match finding.kind {
-        IP_INSTANCE => world.ipam.instance(&finding.name.parse().ok()?).map(|d| d.uid.clone()),
+        IP_INSTANCE => world.ipam.instance(&finding.name.parse().ok()?).map(|d| d.uid.to_string()),
         _ => world.block_seen.get(&finding.name).map(|(uid, _)| uid.clone()),
     }
 }

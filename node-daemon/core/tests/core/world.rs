@@ -179,7 +179,11 @@ pub(crate) fn attachment(pod: u8) -> Attachment {
     Attachment {
         host_if: host_veth_name(&container_id, "eth0"),
         container_id,
-        pod: PodRef { namespace: "default".into(), name: format!("pod{pod}"), uid: format!("u{pod}") },
+        pod: PodRef {
+            namespace: "default".into(),
+            name: format!("pod{pod}").into(),
+            uid: format!("u{pod}").into(),
+        },
         netns: format!("/run/netns/{pod}"),
         netns_id: None,
         ifname: name("eth0"),

@@ -145,7 +145,7 @@ impl Node {
         };
         let attachment = Attachment {
             container_id: format!("{}-{name}", self.view.node),
-            pod: PodRef { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") },
+            pod: PodRef { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}").into() },
             netns: ns.path().display().to_string(),
             netns_id: None,
             host_if: host_veth_name(&format!("{}-{name}", self.view.node), "eth0"),

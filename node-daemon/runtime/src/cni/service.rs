@@ -343,7 +343,7 @@ fn record(add: &Add, granted: &Granted) -> Result<Record, CniError> {
         plan: vec![Attachment::native(add.attachment.ifname.clone())],
         result: None,
         grant: Some(Grant {
-            network: first.network.clone(),
+            network: first.network.to_string(),
             pod_uid: granted.pod_uid.clone(),
             mac,
             addresses,

@@ -145,7 +145,7 @@ fn usable(index: &Index, pod_uid: &str) -> Result<Granted, Lacking> {
     };
     let Some(first) = instances.first() else { return Err(Lacking::Address) };
     let network = &first.network;
-    let mtu = match index.local.get(network) {
+    let mtu = match index.local.get(network.as_str()) {
         Some(local) => local
             .usable_mtu(instances.iter().map(|d| d.name.address()))
             .ok_or_else(|| Lacking::Rest(format!("Network `{network}` on this node: {}", local.message)))?,

@@ -121,7 +121,7 @@ impl Server {
                 News::Block(def) => drop(blocks.insert(def.name.clone(), def)),
                 News::BlockGone(name) => drop(blocks.remove(&name)),
                 News::Pod(fact) => drop(pods.insert(fact.uid.clone(), fact)),
-                News::PodGone(uid) => drop(pods.remove(&uid)),
+                News::PodGone(uid) => drop(pods.remove(uid.as_str())),
                 News::NodeGone(name) => drop(nodes.remove(&name)),
             }
         }
@@ -141,7 +141,7 @@ impl Server {
             return Some(there.clone());
         }
         self.last_uid += 1;
-        let made = Arc::new(InstanceDef { uid: format!("object-{}", self.last_uid), ..def.clone() });
+        let made = Arc::new(InstanceDef { uid: format!("object-{}", self.last_uid).into(), ..def.clone() });
         self.instances.insert(made.name.clone(), made.clone());
         self.tell(Kind::Instance, News::Instance(made.clone()));
         Some(made)
@@ -170,7 +170,7 @@ impl Server {
     pub(super) fn delete(&mut self, def: &InstanceDef) {
         if self.instances.get(&def.name).is_some_and(|d| d.uid == def.uid) {
             self.instances.remove(&def.name);
-            self.tell(Kind::Instance, News::InstanceGone(def.name.clone(), def.uid.clone()));
+            self.tell(Kind::Instance, News::InstanceGone(def.name.clone(), def.uid.to_string()));
         }
     }
 
@@ -197,7 +197,7 @@ impl Server {
         }
         self.last_pod += 1;
         let pod = Pod { number: self.last_pod, node: node.to_owned(), terminating: false, finished: false };
-        self.tell(Kind::Pod, News::Pod(PodFact { uid: pod.uid(), finished: false, created: 0 }));
+        self.tell(Kind::Pod, News::Pod(PodFact { uid: pod.uid().into(), finished: false, created: 0 }));
         self.sandboxes.insert(pod.uid(), pod.node.clone());
         self.pods.insert(pod.number, pod);
     }
@@ -207,7 +207,7 @@ impl Server {
         p.finished = true;
         let uid = p.uid();
         self.abandon(&uid);
-        self.tell(Kind::Pod, News::Pod(PodFact { uid, finished: true, created: 0 }));
+        self.tell(Kind::Pod, News::Pod(PodFact { uid: uid.into(), finished: true, created: 0 }));
     }
 
     /// The object goes, as by `kubectl delete --force`: the node may run it yet.
