@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 
 use futures::StreamExt;
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -11,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::event::Handler;
+use crate::guarded::Guarded;
 use crate::health::{Shared, WatchHealth};
 use crate::task::{self, Listing};
 
@@ -87,7 +87,7 @@ impl Informers {
     pub fn watch<K>(
         &mut self,
         name: &'static str,
-        api: Api<DeserializeGuard<K>>,
+        api: Api<Guarded<K>>,
         selection: Selection,
         handler: impl Handler<K>,
     ) where
@@ -101,7 +101,7 @@ impl Informers {
     pub fn watch_mapped<K, T>(
         &mut self,
         name: &'static str,
-        api: Api<DeserializeGuard<K>>,
+        api: Api<Guarded<K>>,
         selection: Selection,
         map: impl FnMut(K) -> T + Send + 'static,
         handler: impl Handler<T>,

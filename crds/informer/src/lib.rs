@@ -26,6 +26,7 @@
 mod backoff;
 mod connection;
 mod event;
+mod guarded;
 mod health;
 mod informers;
 mod task;
@@ -33,5 +34,6 @@ mod task;
 pub use backoff::Backoff;
 pub use connection::{ConnectionError, connection};
 pub use event::{Event, Handler, Undecodable};
+pub use guarded::Guarded;
 pub use health::WatchHealth;
 pub use informers::{InSync, Informers, Selection};

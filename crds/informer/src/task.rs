@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::guarded::Guarded;
 use futures::{Stream, StreamExt};
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use tracing::{debug, warn};
 
@@ -15,7 +15,7 @@ use crate::health::Shared;
 /// Longest silence while a full list is under way. Afterwards the watcher's own idle limit holds.
 const LIST_SILENCE: Duration = Duration::from_secs(45);
 
-type Item<K> = Result<watcher::Event<DeserializeGuard<K>>, watcher::Error>;
+type Item<K> = Result<watcher::Event<Guarded<K>>, watcher::Error>;
 
 /// How full lists are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ async fn pump<K, T>(
 }
 
 fn take<K, T>(
-    event: watcher::Event<DeserializeGuard<K>>,
+    event: watcher::Event<Guarded<K>>,
     map: &mut impl FnMut(K) -> T,
     list: &mut Option<Vec<Arc<T>>>,
     handler: &mut impl Handler<T>,
@@ -125,29 +125,28 @@ fn take<K, T>(
     let name = health.name;
     match event {
         watcher::Event::Init => *list = Some(Vec::new()),
-        watcher::Event::InitApply(DeserializeGuard(Ok(object))) => {
+        watcher::Event::InitApply(Guarded(Ok(object))) => {
             list.get_or_insert_default().push(Arc::new(map(object)));
         }
         watcher::Event::InitDone => {
             handler.handle(Event::Reset(list.take().unwrap_or_default()));
             health.reset_handled();
         }
-        watcher::Event::Apply(DeserializeGuard(Ok(object))) => {
+        watcher::Event::Apply(Guarded(Ok(object))) => {
             handler.handle(Event::Applied(Arc::new(map(object))));
             health.handled();
         }
-        watcher::Event::Delete(DeserializeGuard(Ok(object))) => {
+        watcher::Event::Delete(Guarded(Ok(object))) => {
             handler.handle(Event::Deleted(Arc::new(map(object))));
             health.handled();
         }
-        watcher::Event::InitApply(DeserializeGuard(Err(invalid)))
-        | watcher::Event::Apply(DeserializeGuard(Err(invalid))) => {
+        watcher::Event::InitApply(Guarded(Err(invalid))) | watcher::Event::Apply(Guarded(Err(invalid))) => {
             let undecodable: Undecodable = invalid.into();
             warn!(watch = name, error = %undecodable, "object is not understood and left out");
             handler.handle(Event::Undecodable(undecodable));
             health.handled();
         }
-        watcher::Event::Delete(DeserializeGuard(Err(invalid))) => {
+        watcher::Event::Delete(Guarded(Err(invalid))) => {
             handler.handle(Event::Undecodable(Undecodable { deleted: true, ..invalid.into() }));
             health.handled();
         }

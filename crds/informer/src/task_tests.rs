@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-fn config_map(name: &str) -> DeserializeGuard<ConfigMap> {
+fn config_map(name: &str) -> Guarded<ConfigMap> {
     let mut object = ConfigMap::default();
     object.metadata.name = Some(name.to_owned());
-    DeserializeGuard(Ok(object))
+    Guarded(Ok(object))
 }
 
-fn unreadable(name: &str) -> DeserializeGuard<ConfigMap> {
+fn unreadable(name: &str) -> Guarded<ConfigMap> {
     serde_json::from_value(serde_json::json!({ "metadata": { "name": name }, "data": 5 })).unwrap()
 }
 
