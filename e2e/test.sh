@@ -22,7 +22,7 @@ e2e/images.sh
 
 # Built before the first test that has a time limit of its own.
 step 'the programs of the sandbox, from their pinned sources'
-for part in kubernetes containerd cni; do e2e/tools/build "$part" >/dev/null; done
+for part in kubernetes containerd etcd cni; do e2e/tools/build "$part" >/dev/null; done
 
 step 'the sandbox itself, with the reference plugins'
 cargo test --locked -p braid-e2e --test sandbox_smoke -- --test-threads=1

@@ -18,6 +18,7 @@ use crate::supervisor::{Endpoint, Spec, Unit};
 pub(crate) struct Programs {
     pub(crate) kubernetes: PathBuf,
     pub(crate) containerd: PathBuf,
+    pub(crate) etcd: PathBuf,
     pub(crate) cni: PathBuf,
 }
 
@@ -105,7 +106,8 @@ impl Plan<'_> {
         let data = self.layout.dir.join("etcd").display().to_string();
         let url = "http://127.0.0.1:2379";
         vec![
-            "etcd".to_owned(),
+            // Its module builds one program, which Go names after the folder.
+            self.programs.etcd.join("server").display().to_string(),
             format!("--data-dir={data}"),
             format!("--listen-client-urls={url}"),
             format!("--advertise-client-urls={url}"),
@@ -418,7 +420,12 @@ mod tests {
 
     fn with_plan<T>(options: &Options, check: impl Fn(&Plan<'_>) -> T) -> T {
         let layout = Layout { name: "t".into(), index: 3, dir: "/state/t".into() };
-        let programs = Programs { kubernetes: "/k".into(), containerd: "/c".into(), cni: "/p".into() };
+        let programs = Programs {
+            kubernetes: "/k".into(),
+            containerd: "/c".into(),
+            etcd: "/e".into(),
+            cni: "/p".into(),
+        };
         check(&Plan { layout: &layout, options, nodes: &nodes(options), programs: &programs })
     }
 

@@ -13,13 +13,12 @@ use crate::exec::{Progress, SYSTEM_PATH, command, describe, run};
 use crate::options::Runtime;
 
 /// A program and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("bash", "bash"),
     ("bridge", "iproute2"),
     ("busybox", "busybox"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
-    ("etcd", "etcd-server"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
@@ -134,7 +133,12 @@ pub(crate) fn build(part: &str) -> Result<PathBuf> {
 
 /// Everything that a cluster runs, built or found in the cache.
 pub(crate) fn programs() -> Result<Programs> {
-    Ok(Programs { kubernetes: build("kubernetes")?, containerd: build("containerd")?, cni: build("cni")? })
+    Ok(Programs {
+        kubernetes: build("kubernetes")?,
+        containerd: build("containerd")?,
+        etcd: build("etcd")?,
+        cni: build("cni")?,
+    })
 }
 
 /// Runs kubectl of the sandbox's own build: the machine's may be older than the server.
