@@ -182,6 +182,11 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
             },
         });
         apply(stage, &pin)?;
+        let kept = await_phase(stage, pinned, "Reserved")?;
+        ensure!(
+            kept["status"]["reason"] == "KeptForOwner" && kept["status"]["reservedAt"].is_null(),
+            "{kept}"
+        );
         apply(stage, &stateful_set(stage, "sip", 2, &json!({})))?;
         let pods = [await_made(stage, "sip-0")?, await_made(stage, "sip-1")?];
         ensure!(pods[1].addresses.contains(&pinned) && !pods[0].addresses.contains(&pinned), "{pods:?}");

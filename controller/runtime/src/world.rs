@@ -173,6 +173,9 @@ pub(crate) struct World {
     pub(crate) instance_versions: HashMap<InstanceName, u64>,
     /// Addresses that the last full list did not have and that may be newer than it.
     pub(crate) unsure: BTreeSet<InstanceName>,
+    /// Addresses that are kept without a pod, and whose status says Bound, as it has been since they were declared or
+    /// restored.
+    pub(crate) unlabelled: HashSet<InstanceName>,
     /// Uid and resourceVersion of each IPBlock.
     pub(crate) block_seen: HashMap<String, (String, String)>,
     /// What the agents say about their nodes.
@@ -291,6 +294,7 @@ impl Shared {
             unreadable: Unreadable::default(),
             instance_versions: HashMap::new(),
             unsure: BTreeSet::new(),
+            unlabelled: HashSet::new(),
             block_seen: HashMap::new(),
             node_networks: BTreeMap::new(),
             waiters: Waiters::default(),

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use braid_api::IPInstance;
+use braid_api::{IPInstance, InstancePhase};
 use braid_controller_core::Effects;
 use braid_informer::Event;
 use braid_types::InstanceName;
-use braid_types::model::InstanceDef;
+use braid_types::model::{InstanceDef, Phase};
 use kube::ResourceExt;
 use tracing::warn;
 
@@ -19,6 +19,9 @@ use crate::world::{Shared, Sweep, World};
 #[derive(Debug, Clone)]
 pub(crate) struct InstanceNews {
     version: u64,
+    /// Whether it is reserved and its status does not say so. A status cannot be given to an object that is being made:
+    /// the schema fills in Bound, which is right for all that controllers make.
+    unlabelled: bool,
     def: Result<Arc<InstanceDef>, Box<Unread>>,
 }
 
@@ -50,12 +53,15 @@ impl InstanceNews {
 /// Parses an IPInstance.
 pub(crate) fn news(raw: &IPInstance) -> InstanceNews {
     let unread = |why| Box::new(Unread { name: raw.name_any(), uid: raw.uid().unwrap_or_default(), why });
+    let def = InstanceDef::try_from(raw)
+        .inspect_err(|error| warn!(%error, "address is left alone"))
+        .map(Arc::new)
+        .map_err(|error| unread(error.to_string()));
+    let says_bound = raw.status.as_ref().is_none_or(|status| status.phase == InstancePhase::Bound);
     InstanceNews {
+        unlabelled: says_bound && def.as_ref().is_ok_and(|def| def.phase == Phase::Reserved),
         version: raw.resource_version().and_then(|v| v.parse().ok()).unwrap_or_default(),
-        def: InstanceDef::try_from(raw)
-            .inspect_err(|error| warn!(%error, "address is left alone"))
-            .map(Arc::new)
-            .map_err(|error| unread(error.to_string())),
+        def,
     }
 }
 
@@ -69,6 +75,7 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
             }
             world.unsure.extend(unsure);
             world.instance_versions = known.iter().map(|(d, v)| (d.name.clone(), *v)).collect();
+            world.unlabelled.clear();
             for news in &all {
                 note(&mut world, news);
             }
@@ -166,11 +173,16 @@ fn take(world: &mut World, news: &InstanceNews) -> Effects {
     }
 }
 
-/// Writes down what is wrong with an object, or that nothing is.
+/// Writes down what is wrong with an object or missing in it, or that nothing is.
 fn note(world: &mut World, news: &InstanceNews) {
     match &news.def {
         Ok(def) => {
             world.unreadable.forget(IP_INSTANCE, &def.name.to_string());
+            if news.unlabelled {
+                world.unlabelled.insert(def.name.clone());
+            } else {
+                world.unlabelled.remove(&def.name);
+            }
         }
         Err(unread) => world.unreadable.note(IP_INSTANCE, &unread.name, &unread.uid, &unread.why),
     }
@@ -185,6 +197,7 @@ fn forget(world: &mut World, name: &InstanceName, uid: &str) -> Effects {
     }
     if world.ipam.instance(name).is_some_and(|known| known.uid == uid) {
         world.instance_versions.remove(name);
+        world.unlabelled.remove(name);
     }
     world.ipam.remove_instance(name, uid)
 }
@@ -260,6 +273,32 @@ mod tests {
         forget(&mut world, &name, "c");
         assert_eq!(shown(&world), ["no-address"]);
         assert!(!world.instance_versions.contains_key(&name));
+    }
+
+    #[test]
+    fn a_reservation_is_unlabelled_until_its_status_says_so() {
+        let pin = |version: u64, status: serde_json::Value| -> Arc<InstanceNews> {
+            let object = serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "10.0.0.7", "uid": "a", "resourceVersion": version.to_string()},
+                "spec": {
+                    "network": "n", "subnet": "s", "address": "10.0.0.7/24", "interface": "eth0",
+                    "owner": {"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": "shop", "name": "db"},
+                },
+                "status": status,
+            }));
+            Arc::new(news(&object.unwrap()))
+        };
+        let bound = serde_json::json!({"phase": "Bound"});
+        let shared = world_with(&[seen("10.0.0.1", "b", 1, "n1"), pin(2, bound.clone())]);
+        let mut world = shared.world();
+        let unlabelled = |world: &World| world.unlabelled.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(unlabelled(&world), ["10.0.0.7"]);
+        take(&mut world, &pin(3, serde_json::json!({"phase": "Reserved"})));
+        take(&mut world, &pin(2, bound.clone()));
+        assert!(unlabelled(&world).is_empty(), "an older state came later");
+        take(&mut world, &pin(4, bound));
+        forget(&mut world, &"10.0.0.7".parse().unwrap(), "a");
+        assert!(unlabelled(&world).is_empty(), "it is gone");
     }
 
     #[test]

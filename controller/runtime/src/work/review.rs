@@ -8,7 +8,7 @@ use braid_api::parse::time;
 use braid_api::slim::Pod;
 use braid_controller_core::release::{Checks, Decision, OwnerCheck, PodCheck};
 use braid_types::InstanceName;
-use braid_types::model::{InstanceDef, OwnerRef, PodRef};
+use braid_types::model::{InstanceDef, OwnerRef, Phase, PodRef};
 use braid_types::well_known::label;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ use crate::write::{Seen, WriteError};
 
 /// How soon an address is looked at again when its object changed under our hands.
 const CHANGED: Duration = Duration::from_millis(500);
+/// Reason of the phase Reserved.
+const KEPT_FOR_OWNER: &str = "KeptForOwner";
 
 impl Work {
     /// Takes one address one step further.
@@ -54,6 +56,15 @@ impl Work {
             }
         };
         let result = match decision {
+            Decision::Keep | Decision::WaitUntil(_) if self.is_unlabelled(&def) => {
+                let status = json!({"phase": "Reserved", "reason": KEPT_FOR_OWNER});
+                // How long it is kept is looked at afterwards.
+                let labelled = self.change_status(&name, &seen, &status).await;
+                match labelled {
+                    Ok(()) => return Outcome::Again(CHANGED),
+                    failed => failed,
+                }
+            }
             Decision::Keep => return Outcome::Done,
             Decision::WaitUntil(at) => return Outcome::Again(until(at)),
             Decision::RecheckPod(_)
@@ -135,6 +146,13 @@ impl Work {
         Some((decision, def, seen))
     }
 
+    /// Whether it is kept without a pod and people do not see that in its status yet.
+    fn is_unlabelled(&self, def: &InstanceDef) -> bool {
+        def.phase == Phase::Reserved
+            && def.pod.is_none()
+            && self.shared.world().unlabelled.contains(&def.name)
+    }
+
     /// Asks the API server itself: the cache may be behind.
     async fn check(&self, pod: &PodRef) -> Result<PodCheck, WriteError> {
         let found = self.writer.get_in::<Pod>(&pod.namespace, &pod.name).await?;
@@ -214,7 +232,7 @@ impl Work {
         let patch = json!({
             "metadata": {"uid": seen.uid, "resourceVersion": seen.version},
             "status": {
-                "phase": "Reserved", "reason": "KeptForOwner", "reservedAt": since.map(time),
+                "phase": "Reserved", "reason": KEPT_FOR_OWNER, "reservedAt": since.map(time),
                 "attachedAt": null, "sandbox": null, "tornDownAt": null, "releaseAt": null,
             },
         });
