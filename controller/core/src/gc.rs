@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use braid_types::Family;
 use braid_types::model::{BlockDef, InstanceDef, Phase, UnixSeconds};
-use braid_types::{Family, InstanceName};
 
 use crate::ipam::{Ipam, Restored, is_vtep, owner_in_words};
 use crate::release::PodSeen;
+use crate::verdict::{Misfit, misfit};
 
 /// Something that contradicts something else. Nothing is changed on its account; it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,28 +91,15 @@ pub fn findings(ipam: &Ipam) -> Vec<Finding> {
     out
 }
 
-/// An address that its Subnet does not have.
+/// An address that its Subnet does not have, or that nobody could be given.
 fn misplaced(ipam: &Ipam, def: &InstanceDef) -> Option<(&'static str, String)> {
     let remedy = "delete this IPInstance when no pod uses it any more";
-    let Some(subnet) = ipam.subnet(&def.subnet) else {
+    if ipam.subnet(&def.subnet).is_none() {
         let message = format!("its Subnet {} does not exist; make it again, or {remedy}", def.subnet);
         return Some(("SubnetMissing", message));
-    };
-    if !subnet.cidr.contains(def.name.address()) {
-        let (address, cidr) = (def.name.address(), subnet.cidr);
-        let message = format!("{address} is not in {cidr} of Subnet {}; {remedy}", subnet.name);
-        return Some(("OutsideSubnet", message));
     }
-    if subnet.network != def.network {
-        let (says, name, belongs) = (&def.network, &subnet.name, &subnet.network);
-        let message = format!("says Network {says}, but Subnet {name} belongs to {belongs}; {remedy}");
-        return Some(("OtherNetwork", message));
-    }
-    let fitting = InstanceName::new(ipam.space_of(subnet), def.name.address());
-    (fitting != def.name).then(|| {
-        let message = format!("would be named {fitting} by the address space of its Network; {remedy}");
-        ("OtherSpace", message)
-    })
+    let Misfit { reason, what, .. } = misfit(ipam, def)?;
+    Some((reason, format!("{what}; {remedy}")))
 }
 
 /// An address whose state does not fit its holder.

@@ -3,8 +3,10 @@
 //! The webhook asks [`verdict`] before a change; the controller asks [`Standing`] for what happened anyway. In both
 //! the older object wins (by creation time, then by name) and is never harmed by the loser.
 
+mod address;
 mod change;
 mod standing;
 
-pub use change::{Change, Sentence, verdict};
+pub(crate) use address::{Misfit, misfit};
+pub use change::{Change, Sentence, verdict, warning};
 pub use standing::{Loss, OffLimits, Standing, type_name};

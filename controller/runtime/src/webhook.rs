@@ -21,7 +21,7 @@ use axum::{Json, Router};
 use braid_api::{IPBlock, IPInstance, Network, Subnet};
 use braid_controller_core::Choice;
 use braid_controller_core::admission::Namespace;
-use braid_controller_core::verdict::{Change, verdict};
+use braid_controller_core::verdict::{Change, verdict, warning};
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, SubnetDef};
 use json_patch::Patch;
 use kube::Client;
@@ -90,7 +90,9 @@ impl Webhook {
             }
             "ipinstances" => {
                 let (old, new) = parsed::<IPInstance, InstanceDef>(request)?;
-                self.ask(Change::Instance { old: old.as_ref(), new: new.as_ref() })
+                let change = Change::Instance { old: old.as_ref(), new: new.as_ref() };
+                let warnings = warning(change, &self.shared.world().ipam).into_iter().collect();
+                return self.ask(change).map(|()| Allowed { warnings, ..Allowed::default() });
             }
             "ipblocks" => {
                 let (old, new) = parsed::<IPBlock, BlockDef>(request)?;

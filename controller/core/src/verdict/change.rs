@@ -4,7 +4,7 @@ use std::fmt;
 
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
 
-use super::{Loss, Standing};
+use super::{Loss, Misfit, Standing, misfit};
 use crate::ipam::{Holder, Ipam, is_vtep, owner_in_words};
 use crate::pool::Pool;
 
@@ -73,7 +73,7 @@ pub fn verdict(change: Change<'_>, ipam: &Ipam) -> Result<(), Sentence> {
         Change::Subnet { old, new: Some(new) } => subnet_written(old, new, ipam),
         Change::Subnet { old: Some(old), new: None } => subnet_deleted(old, ipam),
         Change::Instance { old: None, new: Some(new) } => instance_created(new, ipam),
-        Change::Instance { old: Some(old), new: Some(new) } => instance_changed(old, new),
+        Change::Instance { old: Some(old), new: Some(new) } => instance_changed(old, new, ipam),
         Change::Instance { old: Some(old), new: None } => instance_deleted(old),
         Change::Block { old, new: Some(new) } => block_written(old, new, ipam),
         Change::Block { old: Some(old), new: None } => block_deleted(old, ipam),
@@ -180,31 +180,27 @@ fn subnet_deleted(old: &SubnetDef, ipam: &Ipam) -> Result<(), Sentence> {
 }
 
 fn instance_created(new: &InstanceDef, ipam: &Ipam) -> Result<(), Sentence> {
-    let address = new.name.address();
-    let Some(subnet) = ipam.subnet(&new.subnet) else { return Ok(()) };
-    if subnet.network != new.network {
-        return refuse(format!(
-            "IPInstance {}: Subnet {} belongs to Network {}, not {}; correct spec.network",
-            new.name, subnet.name, subnet.network, new.network
-        ));
+    // In which address space it is, its Network says, which may come later.
+    let is_known = |found: &Misfit| found.reason != "OtherSpace" || ipam.network(&new.network).is_some();
+    match misfit(ipam, new).filter(is_known) {
+        Some(Misfit { what, remedy, .. }) => refuse(format!("IPInstance {}: {what}; {remedy}", new.name)),
+        None => Ok(()),
     }
-    if !subnet.cidr.contains(address) {
-        return refuse(format!(
-            "IPInstance {}: {address} is not in {} of Subnet {}; correct spec.subnet",
-            new.name, subnet.cidr, subnet.name
-        ));
-    }
-    if subnet.gateway == Some(address) {
-        return refuse(format!(
-            "IPInstance {}: {address} is the gateway of Subnet {}; choose another address",
-            new.name, subnet.name
-        ));
-    }
-    Ok(())
+}
+
+/// What is said to a change that is let through and may wait for something: addresses may come before their Subnet.
+/// The same for all addresses of a Subnet: kubectl shows it once.
+#[must_use]
+pub fn warning(change: Change<'_>, ipam: &Ipam) -> Option<String> {
+    let Change::Instance { old: None, new: Some(new) } = change else { return None };
+    ipam.subnet(&new.subnet).is_none().then(|| {
+        let subnet = &new.subnet;
+        format!("Subnet {subnet} does not exist; make it, or correct spec.subnet: nobody can use its addresses before")
+    })
 }
 
 /// Who has an address is the controller's to say: an address that a pod uses would be freed under it.
-fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence> {
+fn instance_changed(old: &InstanceDef, new: &InstanceDef, ipam: &Ipam) -> Result<(), Sentence> {
     let field = match () {
         () if old.pod != new.pod => "spec.pod",
         () if old.node != new.node => "spec.node",
@@ -216,7 +212,8 @@ fn instance_changed(old: &InstanceDef, new: &InstanceDef) -> Result<(), Sentence
         () => return Ok(()),
     };
     if old.pod.is_none() && !is_vtep(old) && new.pod.is_none() && field != "status" {
-        return Ok(());
+        // What is wrong already may stay so while something else is changed.
+        return if misfit(ipam, new) == misfit(ipam, old) { Ok(()) } else { instance_created(new, ipam) };
     }
     refuse(format!(
         "IPInstance {}: {field} cannot be changed by hand: {} is held by {}; delete the pod, {}",

@@ -356,7 +356,7 @@ fn each_contradiction_is_shown() {
     check(
         "another Network than its Subnet",
         with(vec![InstanceDef { network: "lab".into(), ..base("10.0.0.1") }]),
-        &[("10.0.0.1", "OtherNetwork", "belongs to overlay")],
+        &[("10.0.0.1", "OtherNetwork", "belongs to Network overlay")],
         None,
     );
     check(

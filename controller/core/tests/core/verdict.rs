@@ -1,8 +1,9 @@
 //! What the webhook lets through.
 
 use braid_controller_core::Ipam;
-use braid_controller_core::verdict::{Change, OffLimits, Standing, verdict};
-use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
+use braid_controller_core::gc::findings;
+use braid_controller_core::verdict::{Change, OffLimits, Standing, verdict, warning};
+use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NetworkType, OwnerRef, Phase, SubnetDef};
 use proptest::prelude::*;
 
 use crate::cluster::{give, lists, network, ranges, request, start, subnet};
@@ -144,15 +145,6 @@ fn addresses_and_blocks() {
     let kept = InstanceDef { phase: Phase::Reserved, pod: None, ..held.clone() };
     let other_mac = InstanceDef { mac: None, ..kept.clone() };
     assert_eq!(answer(&ipam, Change::Instance { old: Some(&kept), new: Some(&other_mac) }), "ok");
-    let pinned = |name: &str, change: fn(&mut InstanceDef)| {
-        let mut def =
-            InstanceDef { name: name.parse().unwrap(), phase: Phase::Reserved, pod: None, ..held.clone() };
-        change(&mut def);
-        answer(&ipam, Change::Instance { old: None, new: Some(&def) })
-    };
-    assert_eq!(pinned("10.0.0.9", |_| {}), "ok");
-    contains(&pinned("10.1.0.9", |_| {}), "10.1.0.9 is not in 10.0.0.0/24 of Subnet v4");
-    contains(&pinned("10.0.0.9", |d| d.network = "x".into()), "belongs to Network overlay, not x");
     let block = ipam.blocks_of("v4").next().unwrap().clone();
     contains(
         &answer(&ipam, Change::Block { old: Some(&block), new: None }),
@@ -256,4 +248,136 @@ fn the_owner_of_an_address_in_use_is_not_changed_by_hand() {
     let taken = InstanceDef { owner: owner("zz"), ..held.clone() };
     let refused = judged(&kept, &taken).unwrap_err();
     assert!(refused.contains("spec.owner") && refused.contains("shop/web-1"), "{refused}");
+}
+
+/// An address that a person declares for the pods of the StatefulSet `shop/db`.
+fn declared(name: &str, subnet: &str, prefix_len: u8) -> InstanceDef {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let held = give(&mut ipam, &restored, &request(1, "n1"))[0].clone();
+    InstanceDef {
+        name: name.parse().unwrap(),
+        subnet: subnet.into(),
+        prefix_len,
+        pod: None,
+        node: None,
+        set: Box::default(),
+        owner: Some(Box::new(set("db", None))),
+        phase: Phase::Reserved,
+        declared: true,
+        ..(*held).clone()
+    }
+}
+
+fn set(name: &str, pod: Option<&str>) -> OwnerRef {
+    OwnerRef {
+        api_version: "apps/v1".into(),
+        kind: "StatefulSet".into(),
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: "".into(),
+        pod: pod.map(Into::into),
+    }
+}
+
+#[test]
+fn a_reservation_that_can_never_be_used_is_refused_and_shown() {
+    let mut all = lists("10.0.0.0/24", "fd00::/120");
+    all.subnets[0].gateway = Some("10.0.0.254".parse().unwrap());
+    all.subnets[0].excluded = ranges(&["10.0.0.100-10.0.0.110"]);
+    all.subnets.push(SubnetDef {
+        ranges: ranges(&["10.9.0.0-10.9.0.7"]),
+        ..subnet("all", "overlay", "10.9.0.0/29")
+    });
+    let (mut ipam, _) = start(all);
+    let owned =
+        |owner: OwnerRef| InstanceDef { owner: Some(Box::new(owner)), ..declared("10.0.0.9", "v4", 24) };
+    let pod_of = |pod: &str| owned(set("db", Some(pod)));
+    let bad = [
+        (declared("10.1.0.9", "v4", 24), "OutsideSubnet", "10.1.0.9 is not in 10.0.0.0/24 of Subnet v4"),
+        (declared("10.0.0.9", "v6", 24), "OutsideSubnet", "10.0.0.9 is not in fd00::/120 of Subnet v6"),
+        (
+            InstanceDef { network: "lab".into(), ..declared("10.0.0.9", "v4", 24) },
+            "OtherNetwork",
+            "spec.network is lab, but Subnet v4 belongs to Network overlay",
+        ),
+        (declared("10.0.0.9", "v4", 32), "OtherLength", "the prefix length of Subnet v4 is 24, not 32"),
+        (declared("lab.10.0.0.9", "v4", 24), "OtherSpace", "would be named 10.0.0.9"),
+        (declared("10.0.0.254", "v4", 24), "Gateway", "10.0.0.254 is the gateway of Subnet v4"),
+        (declared("10.0.0.0", "v4", 24), "NotForPods", "10.0.0.0 is the first address of 10.0.0.0/24"),
+        (declared("10.0.0.255", "v4", 24), "NotForPods", "10.0.0.255 is the last address of 10.0.0.0/24"),
+        (declared("fd00-0-0-0-0-0-0-0", "v6", 120), "NotForPods", "fd00:: is the first address"),
+        (declared("10.0.0.105", "v4", 24), "Excluded", "10.0.0.105 is in spec.excludedIPs of Subnet v4"),
+        (
+            InstanceDef { owner: None, ..declared("10.0.0.9", "v4", 24) },
+            "NoOwner",
+            "has neither spec.pod nor spec.owner",
+        ),
+        (
+            owned(OwnerRef { namespace: "".into(), ..set("db", None) }),
+            "OtherOwner",
+            "spec.owner.namespace is missing",
+        ),
+        (pod_of("db-x"), "OtherOwner", "spec.owner.pod: db-x is not the name of a pod of StatefulSet db"),
+        (pod_of("db-01"), "OtherOwner", "write db-0 or another ordinal"),
+        (pod_of("web-0"), "OtherOwner", "web-0 is not the name of a pod of StatefulSet db"),
+        (pod_of("db"), "OtherOwner", "db is not the name"),
+        (
+            owned(OwnerRef { kind: "Deployment".into(), ..set("db", Some("db-0")) }),
+            "OtherOwner",
+            "db-0 can never be told from the other pods of Deployment db",
+        ),
+    ];
+    for (def, reason, part) in bad {
+        let made = answer(&ipam, Change::Instance { old: None, new: Some(&def) });
+        contains(&made, &format!("IPInstance {}: ", def.name));
+        contains(&made, part.split(';').next().unwrap());
+        // It came while the webhook was away.
+        let (name, uid) = (def.name.clone(), def.uid.clone());
+        ipam.upsert_instance(std::sync::Arc::new(def), 0);
+        let found: Vec<_> = findings(&ipam).into_iter().map(|f| (f.name, f.reason)).collect();
+        assert_eq!(found, [(name.to_string(), reason)]);
+        ipam.remove_instance(&name, &uid);
+    }
+}
+
+#[test]
+fn a_reservation_that_can_be_used_is_let_in_also_before_its_subnet() {
+    let mut all = lists("10.0.0.0/24", "fd00::/120");
+    all.subnets[0].excluded = ranges(&["10.0.0.100-10.0.0.110"]);
+    all.subnets.push(SubnetDef {
+        ranges: ranges(&["10.9.0.0-10.9.0.7"]),
+        ..subnet("all", "overlay", "10.9.0.0/29")
+    });
+    let (ipam, _) = start(all);
+    let asked = |def: &InstanceDef| {
+        let change = Change::Instance { old: None, new: Some(def) };
+        (answer(&ipam, change), warning(change, &ipam))
+    };
+    let machine = OwnerRef { kind: "VirtualMachine".into(), ..set("vm", None) };
+    for def in [
+        declared("10.0.0.9", "v4", 24),
+        declared("fd00-0-0-0-0-0-0-9", "v6", 120),
+        declared("10.9.0.7", "all", 29),
+        InstanceDef { owner: Some(Box::new(set("db", Some("db-12")))), ..declared("10.0.0.9", "v4", 24) },
+        InstanceDef { owner: Some(Box::new(machine)), ..declared("10.0.0.9", "v4", 24) },
+        // From a backup: the range was excluded while it was in use.
+        InstanceDef { declared: false, ..declared("10.0.0.105", "v4", 24) },
+    ] {
+        assert_eq!(asked(&def), ("ok".to_owned(), None), "{def:?}");
+    }
+    let (said, warning) = asked(&declared("10.77.0.9", "lab-v4", 20));
+    assert_eq!(said, "ok");
+    contains(&warning.unwrap(), "Subnet lab-v4 does not exist; make it, or correct spec.subnet");
+
+    // What is wrong already does not keep anybody from changing something else, and nothing gets worse.
+    let bad = InstanceDef { owner: None, ..declared("10.0.0.9", "v4", 24) };
+    let good = declared("10.0.0.9", "v4", 24);
+    let changed = |old: &InstanceDef, new: &InstanceDef| {
+        answer(&ipam, Change::Instance { old: Some(old), new: Some(new) })
+    };
+    assert_eq!(changed(&bad, &InstanceDef { mac: None, ..bad.clone() }), "ok");
+    assert_eq!(changed(&bad, &good), "ok");
+    contains(&changed(&good, &bad), "would be kept for nobody");
+    let worse = InstanceDef { owner: Some(Box::new(set("db", Some("db-x")))), ..good.clone() };
+    contains(&changed(&good, &worse), "db-x is not the name of a pod");
 }
