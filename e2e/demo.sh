@@ -28,8 +28,11 @@ pod_exec() { # pod command...
   kubectl -n demo exec "$pod" -- "$@"
 }
 
-title 'A cluster of three nodes, with Braid from its manifests'
+title 'Braid itself: a container image from this source'
 e2e/images.sh
+printf '  %dm%02ds so far\n' $((SECONDS / 60)) $((SECONDS % 60))
+
+title 'A cluster of three nodes, with Braid from its manifests'
 e2e/sandbox up --name "$name" --nodes 3
 
 title 'A dual-stack overlay Network, a web Deployment with a Service, a client on each node'
@@ -137,7 +140,8 @@ printf '  %s\n' "${results[@]}"
 printf '\n  %d checks in %dm%02ds\n' "${#results[@]}" $((SECONDS / 60)) $((SECONDS % 60))
 cat <<END
 
-The cluster stays up. To go on:
+The cluster stays up. To go on, with a kubectl of your own or with the sandbox's:
+  export KUBECONFIG=$("$sandbox" status --name "$name" --output json | jq -r .kubeconfig)
   e2e/sandbox kubectl --name $name -- get net,subnet,ipi -A -o wide
   e2e/sandbox exec --name $name node2 -- ip route show table 40000
   e2e/sandbox down --name $name

@@ -7,11 +7,11 @@ cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=target/images/braid.tar
 
-printf 'building the static binaries (a few minutes the first time)\n'
+printf 'building the static binaries (the first time takes minutes; cargo shows how far it is)\n'
 # Naming the target keeps crt-static away from build scripts and proc macros.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$host" \
   -p braid-controller -p braid-node -p braid-cni -p braidctl
-cargo build -q --locked -p braid-e2e --bin pack-image
+cargo build --locked -p braid-e2e --bin pack-image
 
 bin=target/$host/release
 mkdir -p "$(dirname "$out")"

@@ -88,6 +88,21 @@ pub(crate) fn components(cluster: &Cluster) -> Vec<ComponentStatus> {
     all
 }
 
+/// How much of a cluster runs, as a few words for people: of one whose machine was restarted or whose processes were
+/// ended, only files are left.
+pub(crate) fn remains(name: &str) -> String {
+    let alive = registry::processes(name).len();
+    let wanted = Cluster::find(name).map_or(0, |cluster| cluster.scopes().len());
+    match alive {
+        0 => format!("dead; 'e2e/sandbox down --name {name}' removes what is left"),
+        _ if alive >= wanted => "up".to_owned(),
+        _ => format!(
+            "{} of {wanted} parts (nodes, control plane) off; 'e2e/sandbox status --name {name}' says which",
+            wanted - alive
+        ),
+    }
+}
+
 /// The status as a table for people.
 pub(crate) fn print_status(status: &Status) {
     println!("sandbox {} in {}", status.name, status.dir);

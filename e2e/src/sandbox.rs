@@ -93,10 +93,12 @@ impl Sandbox {
         cluster::down(name, &Self::dir_of(name))
     }
 
-    /// Names of all clusters of this machine.
+    /// The clusters of this machine: each name with what is left of its cluster, by name.
     #[must_use]
-    pub fn names() -> Vec<String> {
-        registry::names()
+    pub fn list() -> Vec<(String, String)> {
+        let mut names = registry::names();
+        names.sort();
+        names.into_iter().map(|name| (name.clone(), inspect::remains(&name))).collect()
     }
 
     /// Name of the cluster.

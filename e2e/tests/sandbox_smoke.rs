@@ -292,6 +292,9 @@ fn a_cluster_that_was_killed_is_cleaned_up_by_the_next_one() -> Result<()> {
     interrupt_up(name)?;
     let sandbox = Sandbox::ensure(name, &options)?;
     start_workload(&sandbox)?;
+    let listed =
+        || Sandbox::list().into_iter().find_map(|(known, remains)| (known == name).then_some(remains));
+    ensure!(listed().as_deref() == Some("up"), "{:?}", listed());
     let first = supervisors(name)?;
     ensure!(!first.is_empty(), "no supervisors found");
     for pid in &first {
@@ -300,6 +303,8 @@ fn a_cluster_that_was_killed_is_cleaned_up_by_the_next_one() -> Result<()> {
     }
     eventually("end of the supervisors", LIMIT, || Ok(supervisors(name)?.is_empty().then_some(())))?;
     ensure!(!traces(name)?.is_empty(), "killing alone left no remains, so this test shows nothing");
+    // The first process of a node is there until the last one of it has gone.
+    eventually("a list that says so", LIMIT, || Ok(listed().filter(|remains| remains.starts_with("dead"))))?;
     let again = Sandbox::up(name, &options)?;
     let keeper = BundleOnFailure::new(&again, "sandbox_killed");
     let outcome = start_workload(&again);

@@ -74,7 +74,7 @@ enum Action {
         /// The file to write
         file: PathBuf,
     },
-    /// Names of the clusters on this machine
+    /// Names of the clusters on this machine, and whether they run
     List,
     /// First process of a node; started by 'up'
     #[command(hide = true)]
@@ -160,7 +160,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Action::Logs { component } => Sandbox::attach(name)?.print_logs(component.as_deref())?,
         Action::Status { output } => Sandbox::attach(name)?.print_status(matches!(output, Format::Json))?,
         Action::Bundle { file } => Sandbox::attach(name)?.bundle(&file)?,
-        Action::List => Sandbox::names().iter().for_each(|name| println!("{name}")),
+        Action::List => {
+            Sandbox::list().iter().for_each(|(name, remains)| println!("{name:<20} {remains}"));
+        }
         Action::Supervise { spec } => braid_e2e::supervise(&spec)?,
     }
     Ok(ExitCode::SUCCESS)
