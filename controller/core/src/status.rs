@@ -81,6 +81,14 @@ pub fn api_count(n: u128) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// Used and total as one text: `12/254`. Each number is exact as long as the API's own counts are; a total beyond them is
+/// rounded, `12/1.8e19` of an IPv6 /64, as twenty digits tell nobody more.
+#[must_use]
+pub fn usage_text(usage: &Usage) -> String {
+    let number = |n: u128| i64::try_from(n).map_or_else(|_| format!("{:.1e}", n as f64), |n| n.to_string());
+    format!("{}/{}", number(usage.used), number(usage.total))
+}
+
 impl Ipam {
     /// What the Network's status should say; `None` if there is no such Network.
     #[must_use]

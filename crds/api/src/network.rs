@@ -403,20 +403,23 @@ pub struct NodeCounts {
     pub ready: i64,
 }
 
-/// Addresses of one family. Counts stop at 9223372036854775807.
+/// Addresses of one family, over all Subnets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AddressCounts {
-    /// Addresses that may be given out at all.
+    /// Addresses that may be given out at all. 9223372036854775807 stands for that many or more, as an IPv6 /64 and larger
+    /// ones have.
     #[serde(default)]
     pub total: i64,
-    /// Addresses held by pods and nodes.
+    /// Addresses held by pods and nodes; always exact.
     #[serde(default)]
     pub used: i64,
-    /// Addresses that a pod can get now without asking for them by address.
+    /// Addresses that a pod can get now without asking for them by address. 9223372036854775807 stands for that many or
+    /// more.
     #[serde(default)]
     pub available: i64,
-    /// Used and total as one text, such as 12/254.
+    /// Used and total as one text, such as 12/254. A total that stands for more than its field can say is rounded here, as
+    /// 12/1.8e19 of an IPv6 /64.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub usage: String,

@@ -229,22 +229,26 @@ pub struct SubnetStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// Addresses that may be given out at all. Counts stop at 9223372036854775807.
+    /// Addresses that may be given out at all. 9223372036854775807 stands for that many or more, as an IPv6 /64 and larger
+    /// ones have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<i64>,
-    /// Addresses held by pods and nodes.
+    /// Addresses held by pods and nodes; always exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<i64>,
-    /// Addresses kept for an owner that has no pod at the moment.
+    /// Addresses kept for an owner that has no pod at the moment, and those of spec.reservedIPs that nobody has.
+    /// 9223372036854775807 stands for that many or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<i64>,
     /// Addresses given back that are not free before their cool-down has passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooling: Option<i64>,
-    /// Addresses that a pod can get now without asking for them by address.
+    /// Addresses that a pod can get now without asking for them by address. 9223372036854775807 stands for that many or
+    /// more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available: Option<i64>,
-    /// Used and total as one text, such as 12/254.
+    /// Used and total as one text, such as 12/254. A total that stands for more than its field can say is rounded here, as
+    /// 12/1.8e19 of an IPv6 /64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub usage: Option<String>,

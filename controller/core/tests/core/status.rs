@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use braid_controller_core::gc::findings;
-use braid_controller_core::status::{api_count, routing_tables};
+use braid_controller_core::pool::Usage;
+use braid_controller_core::status::{api_count, routing_tables, usage_text};
 use braid_types::Family;
 use braid_types::model::{InstanceDef, NetworkDef, Phase, SubnetDef};
 use proptest::prelude::*;
@@ -24,6 +25,11 @@ fn counts_follow_every_step() {
     assert_eq!((network.subnets, network.members, network.in_use), (2, 3, true));
     assert_eq!(network.usage.get(Family::V4).used, 6);
     assert_eq!(api_count(network.usage.get(Family::V6).total), i64::MAX);
+    let text = |s: &str| usage_text(&ipam.usage(s));
+    assert_eq!((text("v4").as_str(), text("v6").as_str()), ("6/6", "6/1.8e19"));
+    let of = |total: u128| usage_text(&Usage { total, ..Usage::default() });
+    assert_eq!(of(i64::MAX as u128), "0/9223372036854775807", "exact as long as the API's numbers are");
+    assert_eq!((of(1 << 63), of(1 << 80)), ("0/9.2e18".to_owned(), "0/1.2e24".to_owned()));
     let cooling = InstanceDef { phase: Phase::Releasing, release_at: Some(9), ..(*made[0][0]).clone() };
     ipam.upsert_instance(cooling.into(), 0);
     let usage = ipam.subnet_status("v4", &tables).unwrap().usage;

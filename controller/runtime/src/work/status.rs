@@ -9,7 +9,7 @@ use braid_api::{
     SubnetStatus,
 };
 use braid_controller_core::pool::Usage;
-use braid_controller_core::status::{self as core, api_count};
+use braid_controller_core::status::{self as core, api_count, usage_text};
 use braid_types::Family;
 use braid_types::well_known::FINALIZER;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -221,7 +221,7 @@ fn plan_subnet(world: &World, name: &str) -> Option<Plan<Subnet, SubnetStatus>> 
         reserved: Some(api_count(reserved)),
         cooling: Some(api_count(cooling)),
         available: Some(api_count(available)),
-        usage: Some(format!("{used}/{total}")),
+        usage: Some(usage_text(&wanted.usage)),
         routing_table: wanted.routing_table,
         blocks: Some(count(wanted.blocks)),
     };
@@ -247,7 +247,7 @@ fn address_counts(usage: &Usage) -> AddressCounts {
         total: api_count(usage.total),
         used: api_count(usage.used),
         available: api_count(usage.available),
-        usage: format!("{}/{}", usage.used, usage.total),
+        usage: usage_text(usage),
     }
 }
 
