@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 const SECRET: &str = "braid-webhook-tls";
 /// The webhook configurations, both named `braid`, and how many webhooks each has.
 const CONFIGURATIONS: [(&str, usize); 2] =
-    [("validatingwebhookconfiguration", 3), ("mutatingwebhookconfiguration", 1)];
+    [("validatingwebhookconfiguration", 4), ("mutatingwebhookconfiguration", 1)];
 /// Prints what the webhooks of a configuration trust.
 const AUTHORITIES: &str = "go-template={{range .webhooks}}{{base64decode .clientConfig.caBundle}}{{end}}";
 /// By which the CA in a webhook configuration becomes the CA injector's.
@@ -141,7 +141,8 @@ fn what_cannot_work_is_refused_and_what_may_is_warned_of() {
         says(&format!("{error:#}"), &["pods.braid.network", "braid.network/ip-family"])?;
 
         let taken = stage.start(&[PodPlan::new("holder").annotated("braid.network/ips", "10.93.0.20")])?;
-        let warned: [Case<'_>; 4] = [
+        let warned: [Case<'_>; 5] = [
+            (&[("ip-retain-ttl", "1h")], &["braid.network/ip-retain-ttl", "does nothing", "ip-retain"]),
             (&[("netwrok", "plain")], &["braid.network/netwrok", "not known"]),
             (&[("network", "to-come")], &["Network to-come does not exist"]),
             (&[("subnet", "to-come")], &["Subnet to-come does not exist"]),
@@ -150,6 +151,20 @@ fn what_cannot_work_is_refused_and_what_may_is_warned_of() {
         for (annotations, parts) in warned {
             let (_, said) = stage.rehearse(annotations)?;
             says(&said, &["Warning: "])?;
+            says(&said, parts)?;
+        }
+        // A namespace comes in whatever it says.
+        let namespaces: [(&str, &[&str]); 4] = [
+            ("braid.network/netwrok=plain", &["Warning: ", "braid.network/netwrok", "not known"]),
+            ("braid.network/ips=10.93.0.20", &["Warning: ", "braid.network/ips", "counts on pods only"]),
+            ("braid.network/ip-family=IPv5", &["Warning: ", "IPv5", "pods of this namespace are refused"]),
+            ("braid.network/network=plain", &[]),
+        ];
+        for (annotation, parts) in namespaces {
+            let words = ["annotate", "namespace", stage.namespace(), "--dry-run=server", annotation];
+            let output = stage.sandbox().kubectl_output(&words)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.success() && (said.contains("Warning") || parts.is_empty()), "{said}");
             says(&said, parts)?;
         }
         let (pod, said) = stage.rehearse(&[])?;

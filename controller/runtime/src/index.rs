@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, WatchLabel};
 use crate::world::{Shared, World};
 pub(crate) use declared::{Declared, learn as learn_declared};
 pub(crate) use instance::{learn, unlearn};
-pub(crate) use owner::{itself as owner_itself, of as owner_of};
+pub(crate) use owner::{itself as owner_itself, keep as keep_of, of as owner_of};
 pub(crate) use pod::choice_of;
 pub(crate) use unreadable::{IP_INSTANCE, Unreadable};
 

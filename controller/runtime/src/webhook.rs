@@ -5,6 +5,7 @@ mod affinity;
 mod certificate;
 mod custody;
 pub(crate) mod keeper;
+mod namespaces;
 mod pods;
 mod scale;
 pub(crate) mod tls;
@@ -101,6 +102,9 @@ impl Webhook {
             "deployments" | "statefulsets" => {
                 let allowed = Allowed { warnings: workloads::warnings(request), ..Allowed::default() };
                 return workloads::decide(&self.shared, request).map(|()| allowed);
+            }
+            "namespaces" => {
+                return Ok(Allowed { warnings: namespaces::warnings(request), ..Allowed::default() });
             }
             _ => Ok(()),
         };

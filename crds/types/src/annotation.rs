@@ -25,6 +25,9 @@ const KNOWN: [&str; 9] = [
     annotation::DEFAULT_ROUTE,
 ];
 
+/// Those that mean something on a namespace.
+const OF_NAMESPACES: [&str; 3] = [annotation::NETWORK, annotation::SUBNET, annotation::IP_FAMILY];
+
 /// An annotation that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {key}{at}: {problem}", at = At(*.entry))]
@@ -278,6 +281,13 @@ pub fn unknown_keys(annotations: &BTreeMap<String, String>) -> Vec<&str> {
     let ours =
         |key: &&str| key.strip_prefix(crate::well_known::GROUP).is_some_and(|rest| rest.starts_with('/'));
     annotations.keys().map(String::as_str).filter(ours).filter(|key| !KNOWN.contains(key)).collect()
+}
+
+/// Keys that mean something on pods alone, out of the annotations of a namespace.
+#[must_use]
+pub fn keys_of_pods_only(annotations: &BTreeMap<String, String>) -> Vec<&str> {
+    let of_pods = |key: &&str| KNOWN.contains(key) && !OF_NAMESPACES.contains(key);
+    annotations.keys().map(String::as_str).filter(of_pods).collect()
 }
 
 fn error<P: Into<AnnotationProblem>>(

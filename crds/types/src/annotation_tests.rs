@@ -93,4 +93,7 @@ fn secondary_interfaces() {
 fn slips_of_the_pen_are_found() {
     let all = map(&[("braid.network/subnets", "a"), (annotation::SUBNET, "a"), ("braid.networks/x", "y")]);
     assert_eq!(unknown_keys(&all), ["braid.network/subnets"]);
+    let of_namespace =
+        map(&[(annotation::IPS, "10.0.0.1"), (annotation::SUBNET, "a"), ("braid.network/x", "y")]);
+    assert_eq!(keys_of_pods_only(&of_namespace), [annotation::IPS]);
 }

@@ -73,7 +73,7 @@ pub(super) fn other(pod: &Pod) -> Option<OwnerRef> {
 
 /// Whether and how long the addresses are kept: as the pod says, else for those that come back under their name. What
 /// cannot be understood is refused with the pod's other annotations.
-pub(super) fn keep(pod: &Pod) -> Option<Keep> {
+pub(crate) fn keep(pod: &Pod) -> Option<Keep> {
     let annotations = pod.metadata.annotations.as_ref();
     let asked = annotations.and_then(|a| NetworkChoice::of_pod(a).ok()).unwrap_or_default();
     let by_default = || controller(pod).is_some_and(|c| is_numbered(c) || is_machine(c));

@@ -6,6 +6,7 @@ use braid_api::slim::{Pod, PodSpec};
 use braid_controller_core::Choice;
 use braid_controller_core::admission::{Admitted, NewPod, admit};
 use braid_types::annotation::{secondary, unknown_keys};
+use braid_types::well_known::annotation;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use kube::api::ObjectMeta;
@@ -14,12 +15,16 @@ use kube::core::admission::{AdmissionRequest, Operation};
 use serde_json::{Value, json};
 
 use super::{Allowed, affinity, namespace};
-use crate::index::{choice_of, owner_of};
+use crate::index::{choice_of, keep_of, owner_of};
 use crate::work::DEFAULT_INTERFACE;
 use crate::world::Shared;
 
 /// On the API's image of a pod that a kubelet runs from a file.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Said where a time limit is set on something that does not happen.
+pub(super) const LIMIT_WITHOUT_KEEPING: &str = "annotation braid.network/ip-retain-ttl does nothing, as the addresses are not \
+    kept; set braid.network/ip-retain to \"true\", or remove it";
 
 /// Judges a pod that is being created.
 pub(super) fn decide(shared: &Shared, request: &AdmissionRequest<DynamicObject>) -> Result<Allowed, String> {
@@ -37,6 +42,9 @@ pub(super) fn decide(shared: &Shared, request: &AdmissionRequest<DynamicObject>)
     secondary(annotations).map_err(|e| e.to_string())?;
     let choice = choice_of(&pod)?;
     let mut warnings: Vec<String> = unknown_keys(annotations).into_iter().map(unknown).collect();
+    if annotations.contains_key(annotation::IP_RETAIN_TTL) && keep_of(&pod).is_none() {
+        warnings.push(LIMIT_WITHOUT_KEEPING.to_owned());
+    }
     let admitted = judge(shared, &pod, &choice)?;
     warnings.extend(admitted.warnings.iter().cloned());
     Ok(Allowed { patch: patch(object, &admitted), warnings })

@@ -242,12 +242,66 @@ async fn a_pod_is_refused_or_warned_with_a_sentence() {
     let warned = [
         (json!({"braid.network/netwrok": "lab"}), "annotation braid.network/netwrok is not known"),
         (json!({"braid.network/network": "nope"}), "Network nope does not exist"),
+        (json!({"braid.network/ip-retain-ttl": "1h"}), "braid.network/ip-retain-ttl does nothing"),
     ];
     for (annotations, part) in warned {
         let (response, _) = admitted(&with(annotations), "shop").await;
         assert_eq!(response["allowed"], true);
         let warning = response["warnings"][0].as_str().unwrap();
         assert!(warning.contains(part), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_limit_counts_where_addresses_are_kept() {
+    let workload = |kind: &str, retain: Option<&str>| {
+        let mut annotations = json!({"braid.network/ip-retain-ttl": "1h"});
+        if let Some(retain) = retain {
+            annotations["braid.network/ip-retain"] = json!(retain);
+        }
+        let spec = json!({"replicas": 1, "template": {"metadata": {"annotations": annotations}}});
+        let object = json!({"apiVersion": "apps/v1", "kind": "X", "metadata": {"name": "web"}, "spec": spec});
+        of_namespace(review(kind, "CREATE", "me", &Value::Null, &object), "shop")
+    };
+    for (kind, retain, kept) in [
+        ("deployments", None, false),
+        ("deployments", Some("true"), true),
+        ("statefulsets", None, true),
+        ("statefulsets", Some("false"), false),
+    ] {
+        let (_, answer) = ask(stocked(), &workload(kind, retain)).await;
+        let response = &answer["response"];
+        assert_eq!(response["allowed"], true, "{response}");
+        let warned =
+            response["warnings"][0].as_str().is_some_and(|w| w.contains("ip-retain-ttl does nothing"));
+        assert_eq!(warned, !kept, "{kind} {retain:?}: {response}");
+    }
+    let mut of_set = pod();
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true}]);
+    of_set["metadata"] = json!({"name": "db-0", "ownerReferences": owner,
+        "annotations": {"braid.network/ip-retain-ttl": "1h"}});
+    let (response, _) = admitted(&of_set, "shop").await;
+    assert!(response["warnings"].is_null(), "{response}");
+}
+
+#[tokio::test]
+async fn a_namespace_is_warned_and_never_refused() {
+    let said = async |annotations: Value| {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}});
+        let (status, answer) =
+            ask(synced(), &review("namespaces", "UPDATE", "me", &Value::Null, &namespace)).await;
+        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(true)));
+        answer["response"]["warnings"].clone()
+    };
+    assert_eq!(said(json!({"braid.network/network": "lab", "other/key": "x"})).await, Value::Null);
+    for (annotations, parts) in [
+        (json!({"braid.network/netwrok": "lab"}), ["braid.network/netwrok", "is not known"]),
+        (json!({"braid.network/ips": "10.0.0.1"}), ["braid.network/ips", "counts on pods only"]),
+        (json!({"braid.network/ip-family": "IPv5"}), ["`IPv5` is not known", "are refused"]),
+    ] {
+        let warnings = said(annotations).await;
+        let warning = warnings[0].as_str().unwrap();
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
     }
 }
 

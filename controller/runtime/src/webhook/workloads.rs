@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use braid_controller_core::Choice;
 use braid_controller_core::admission::{Shape, Surge, Workload};
-use braid_types::annotation::unknown_keys;
+use braid_types::annotation::{NetworkChoice, unknown_keys};
 use kube::core::DynamicObject;
 use kube::core::admission::AdmissionRequest;
 use serde_json::Value;
 
 use super::namespace;
-use super::pods::unknown;
+use super::pods::{LIMIT_WITHOUT_KEEPING, unknown};
 use crate::world::Shared;
 
 /// Judges a Deployment or StatefulSet that is created or changed.
@@ -43,7 +43,14 @@ pub(super) fn judge(shared: &Shared, resource: &str, name: &str, spec: &Value) -
 pub(super) fn warnings(request: &AdmissionRequest<DynamicObject>) -> Vec<String> {
     let Some(object) = &request.object else { return Vec::new() };
     let annotations = template_annotations(&object.data["spec"]);
-    unknown_keys(&annotations).into_iter().map(|key| format!("pod template: {}", unknown(key))).collect()
+    let mut said: Vec<String> = unknown_keys(&annotations).into_iter().map(unknown).collect();
+    // What cannot be understood is refused anyhow.
+    let asked = NetworkChoice::of_pod(&annotations).unwrap_or_default();
+    let keeps_by_default = request.resource.resource == "statefulsets";
+    if asked.retain_seconds.is_some() && !asked.retain.unwrap_or(keeps_by_default) {
+        said.push(LIMIT_WITHOUT_KEEPING.to_owned());
+    }
+    said.into_iter().map(|sentence| format!("pod template: {sentence}")).collect()
 }
 
 fn template_annotations(spec: &Value) -> BTreeMap<String, String> {
