@@ -42,6 +42,14 @@ fn traces(sandbox: &Sandbox, node: &str) -> Result<String> {
     sandbox.node_exec(node, &["sh", "-c", script])
 }
 
+/// What the Node says about its pods' network: the status of the condition NetworkUnavailable, if it is there.
+fn network_unavailable(sandbox: &Sandbox, node: &str) -> Result<Option<String>> {
+    let node = sandbox.kubectl_json(&["get", "node", node])?;
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == "NetworkUnavailable");
+    Ok(found.and_then(|condition| Some(condition["status"].as_str()?.to_owned())))
+}
+
 fn overlay_with_pods(sandbox: &Sandbox, root: &Path) -> Result<()> {
     sandbox.kubectl(&[
         "apply",
@@ -61,6 +69,7 @@ fn overlay_with_pods(sandbox: &Sandbox, root: &Path) -> Result<()> {
             !traces(sandbox, &node)?.is_empty(),
             "{node} shows no trace of Braid, so this test shows nothing"
         );
+        ensure!(network_unavailable(sandbox, &node)?.as_deref() == Some("False"), "{node} has no network");
     }
     Ok(())
 }
@@ -94,6 +103,8 @@ fn the_documented_steps_leave_nothing() -> Result<()> {
                 ensure!(traces.trim().is_empty(), "left on {node}:\n{traces}");
                 Ok(Some(()))
             })?;
+            let said = network_unavailable(&sandbox, &node)?;
+            ensure!(said.is_none(), "{node} still says NetworkUnavailable={said:?}");
             let state = KernelState::of(&sandbox, &node)?;
             ensure!(state.is_empty(), "{}", state.difference(&KernelState::default()));
         }

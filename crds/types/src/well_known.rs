@@ -111,6 +111,12 @@ pub mod label {
 pub mod condition {
     /// On pods: `False` while the controller refuses an address, with the reason and the sentence for people.
     pub const ADDRESSED: &str = "braid.network/Addressed";
+    /// On nodes: a condition of Kubernetes, which whoever makes the pods' network sets.
+    pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+    /// Reason of that condition while pods can be attached; by it and the next one Braid knows its own.
+    pub const BRAID_READY: &str = "BraidReady";
+    /// The same while they cannot.
+    pub const BRAID_NOT_READY: &str = "BraidNotReady";
 }
 
 /// Keeps an object until the controller has seen that nothing uses it.

@@ -9,6 +9,7 @@ use braid_api::{NodeNetwork, NodeNetworkEntry, NodeNetworkSpec, NodeNetworkStatu
 use braid_informer::Backoff;
 use braid_types::model::{NodeDef, UnixSeconds};
 use braid_types::well_known::NODE_MANAGER;
+use braid_types::well_known::condition::{BRAID_NOT_READY, BRAID_READY, NETWORK_UNAVAILABLE};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
@@ -26,7 +27,6 @@ use crate::plumbing::chain;
 use crate::reconcile::Report;
 use crate::release::now;
 use crate::store::Store;
-use crate::watches::NETWORK_UNAVAILABLE;
 
 /// Most failures that one NodeNetwork and one event name: the rest is in the log.
 const NAMED: usize = 5;
@@ -216,7 +216,7 @@ fn node_condition(unavailable: bool, why: Option<&str>, at: UnixSeconds) -> Valu
     json!({ "status": { "conditions": [{
         "type": NETWORK_UNAVAILABLE,
         "status": if unavailable { "True" } else { "False" },
-        "reason": if unavailable { "BraidNotReady" } else { "BraidReady" },
+        "reason": if unavailable { BRAID_NOT_READY } else { BRAID_READY },
         "message": message,
         "lastHeartbeatTime": time(at),
         "lastTransitionTime": time(at),

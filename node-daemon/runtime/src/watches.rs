@@ -18,8 +18,6 @@ use crate::store::{Effect, Store};
 
 /// Annotation on the API's mirror of a static pod: the uid by which the kubelet knows the pod.
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The condition of a Node that keeps pods away while it has no network.
-pub(crate) const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 
 /// An object's name, and the object parsed or why that failed.
 type Parsed<V> = (String, Result<V, String>);
@@ -104,13 +102,13 @@ fn held(raw: &IPInstance) -> Parsed<Held> {
 }
 
 fn own_node(raw: Node) -> OwnNode {
-    let condition = raw.status.conditions.iter().find(|c| c.type_ == NETWORK_UNAVAILABLE);
+    let unavailable = raw.status.conditions.iter().find(|c| c.type_ == condition::NETWORK_UNAVAILABLE);
     OwnNode {
         name: raw.metadata.name.unwrap_or_default(),
         uid: raw.metadata.uid.unwrap_or_default(),
         labels: raw.metadata.labels.unwrap_or_default(),
         addresses: raw.status.addresses.iter().filter_map(|a| a.address.parse().ok()).collect(),
-        network_unavailable: condition.map(|c| c.status != "False"),
+        network_unavailable: unavailable.map(|c| c.status != "False"),
     }
 }
 
