@@ -64,6 +64,16 @@ fn await_free(stage: &Stage, addresses: &[IpAddr]) -> Result<()> {
     Ok(())
 }
 
+/// The words of the command that the README gives for a backup, without those for the shell.
+fn documented_backup() -> Result<Vec<String>> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let text = fs::read_to_string(readme)?;
+    let line =
+        text.lines().find(|line| line.ends_with("> addresses.yaml")).context("no backup in README.md")?;
+    let words = line.trim_start_matches("$ kubectl ").trim_end_matches("> addresses.yaml");
+    Ok(words.replace('\'', "").split_whitespace().map(str::to_owned).collect())
+}
+
 fn delete_set(stage: &Stage, name: &str) -> Result<()> {
     stage.kubectl(&["delete", "statefulset", name, "--timeout=120s"]).map(drop)
 }
@@ -201,11 +211,15 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
             stage.refused(&["patch", "ipi", &instance_name(pinned), "--type=merge", "-p", &patch])?;
         ensure!(refused.contains("spec.node cannot be changed by hand"), "{refused}");
 
-        // The backup of everything that the set has; then all of it is lost.
+        // The backup of everything that is kept; then all that the set has is lost.
+        let passing = stage.start(&[PodPlan::new("passing").on(&pods[0].node)])?.remove(0);
         let all: Vec<IpAddr> = pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
-        let names: Vec<String> = all.iter().map(|a| instance_name(*a)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let backup = stage.sandbox().kubectl(&[&["get", "ipi", "-o", "yaml"], &names[..]].concat())?;
+        let words = documented_backup()?;
+        let backup = stage.sandbox().kubectl(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let has = |address: &IpAddr| backup.contains(&format!("name: {}\n", instance_name(*address)));
+        ensure!(all.iter().all(has), "{all:?} are not all in\n{backup}");
+        // Of those a new cluster has its own, and whoever applies the backup would be told of conflicts.
+        ensure!(!backup.contains("interface: vtep") && !has(&passing.addresses[0]), "{backup}");
         delete_set(stage, "sip")?;
         let others: Vec<IpAddr> = all.iter().filter(|a| **a != pinned).copied().collect();
         await_free(stage, &others)?;
@@ -216,7 +230,11 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
         // As people do it: a server-side apply would insist on the uids of the objects that were lost.
         let file = Sandbox::dir_of(stage.sandbox().name()).join("backup.yaml");
         fs::write(&file, &backup)?;
-        stage.sandbox().kubectl(&["apply", "-f", &file.display().to_string()])?;
+        let applied = stage.sandbox().kubectl(&["apply", "-f", &file.display().to_string()])?;
+        for address in &all {
+            let line = format!("ipinstance.braid.network/{} created", instance_name(*address));
+            ensure!(applied.contains(&line), "no `{line}` in\n{applied}");
+        }
         // Without their pods they are kept for the owner, which comes later.
         for address in &all {
             await_phase(stage, *address, "Reserved")?;

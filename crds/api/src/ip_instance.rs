@@ -22,6 +22,7 @@ use crate::rule::{about, address_of, immutable, is_address, rule, unicast};
     selectable = ".spec.node",
     selectable = ".spec.pod.uid",
     selectable = ".spec.subnet",
+    selectable = ".spec.owner.kind",
     doc = "One address given out. The name is the address, so that making the object is the claim.",
     validation = rule(
         named_after_address(),
