@@ -1,14 +1,19 @@
 //! What only several objects together can show: refused by the webhook with a sentence, and where the webhook is away,
 //! told to the loser by a condition while the winner goes on. And what an agent may write: of its own node only.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use braid_e2e::eventually;
 use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
 use braid_e2e::workload::{PodPlan, instance_name};
+use braid_e2e::{Sandbox, eventually};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use serde_json::{Value, json};
+
+/// Contradictions of addresses are looked for once a minute.
+const OF_AUDIT: Duration = Duration::from_secs(150);
 
 /// What the API server says to an object that must not be made.
 fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
@@ -23,6 +28,18 @@ fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
 fn services(stage: &Stage) -> Result<String> {
     let range = stage.sandbox().kubectl_json(&["get", "servicecidr", "kubernetes"])?;
     Ok(range["spec"]["cidrs"][0].as_str().context("no range of Services")?.to_owned())
+}
+
+/// An address of the Network `second` that is kept for the pods of a StatefulSet.
+fn reservation(stage: &Stage, address: &str, subnet: &str, pod: Option<&str>) -> Value {
+    let mut owner =
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": stage.namespace(), "name": "db"});
+    if let Some(pod) = pod {
+        owner["pod"] = json!(pod);
+    }
+    let name = address.split('/').next().unwrap_or_default();
+    let spec = json!({"network": "second", "subnet": subnet, "address": address, "owner": owner});
+    stage.object("IPInstance", name, &spec)
 }
 
 fn vxlan(vni: u32, default: bool) -> Value {
@@ -48,12 +65,24 @@ fn the_webhook_refuses_with_a_sentence() {
                 stage.object("Subnet", "services", &json!({"network": "second", "cidr": services})),
                 vec![services.as_str(), "ServiceCIDR kubernetes", "another prefix"],
             ),
+            (reservation(stage, "10.81.0.7/16", "second-0", None), vec!["spec.address", "10.81.0.7/24"]),
+            (reservation(stage, "10.81.1.7/24", "second-0", None), vec!["10.81.1.7", "10.81.0.0/24"]),
+            (reservation(stage, "10.81.0.0/24", "second-0", None), vec!["10.81.0.0", "first address"]),
+            (reservation(stage, "10.81.0.7/24", "overlay-v4", None), vec!["spec.network", "overlay-v4"]),
+            (reservation(stage, "10.81.0.7/24", "second-0", Some("db-x")), vec!["spec.owner.pod", "db-0"]),
             (stage.object("Network", "usurper", &vxlan(82, true)), vec!["overlay", "default"]),
             (stage.object("Network", "twin", &vxlan(4, false)), vec!["VNI 4", "overlay"]),
         ];
         for (object, parts) in cases {
             says(&not_accepted(stage, &object)?, &parts)?;
         }
+        let early = reservation(stage, "10.82.0.7/24", "to-come", Some("db-0"));
+        let file = Sandbox::dir_of(stage.sandbox().name()).join("early.json");
+        std::fs::write(&file, early.to_string())?;
+        let file = file.display().to_string();
+        let output = stage.sandbox().kubectl_output(&["apply", "--dry-run=server", "-f", &file])?;
+        ensure!(output.status.success(), "{output:?}");
+        says(&String::from_utf8_lossy(&output.stderr), &["Warning: ", "Subnet to-come does not exist"])?;
         let become_default =
             ["patch", "network", "second", "--type=merge", "-p", "{\"spec\":{\"default\":true}}"];
         says(&stage.refused(&become_default)?, &["overlay", "default"])?;
@@ -93,6 +122,7 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
                 stage.object("Subnet", "services", &json!({"network": "second", "cidr": services(stage)?})),
                 stage.object("Network", "twin", &vxlan(4, false)),
                 stage.object("Network", "usurper", &vxlan(85, true)),
+                reservation(stage, "10.84.0.7/16", "second-0", None),
             ];
             // The API server forgets a webhook a moment after its configuration has gone.
             eventually("the API server to forget the webhook", PATIENCE, || {
@@ -114,6 +144,13 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
                 Ok(told.map(|condition| condition["message"].to_string()))
             })?;
             ensure!(message.contains("overlay"), "{message}");
+            let told = eventually("the impossible reservation to be shown", OF_AUDIT, || {
+                let about = "--field-selector=involvedObject.name=10.84.0.7,reason=OtherLength";
+                let events = sandbox.kubectl_json(&["-n", "default", "get", "events", about])?;
+                Ok(events["items"][0]["message"].as_str().map(str::to_owned))
+            })?;
+            says(&told, &["Subnet second-0", "24, not 16", "delete this IPInstance"])?;
+            sandbox.kubectl(&["delete", "ipi", "10.84.0.7"])?;
             for winner in ["network/overlay", "subnet/overlay-v4"] {
                 stage.await_ready(winner)?;
             }
