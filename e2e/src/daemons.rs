@@ -1,5 +1,7 @@
 //! Braid's own programs as tests handle them: found by kubectl, killed on their node.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::exec::eventually;
@@ -139,18 +141,27 @@ impl Stage {
     /// # Errors
     /// When the program does not answer.
     pub fn metric(&self, program: Program, node: &str, name: &str) -> Result<Option<f64>> {
+        let figures = self.figures(program, node)?;
+        let of_name = figures.iter().filter(|(series, _)| series.split('{').next() == Some(name));
+        let values: Vec<f64> = of_name.map(|(_, value)| *value).collect();
+        Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+
+    /// All figures of a program's `/metrics`, by name and labels as they are printed: `name{label="value"}`.
+    ///
+    /// # Errors
+    /// When the program does not answer.
+    pub fn figures(&self, program: Program, node: &str) -> Result<BTreeMap<String, f64>> {
         let port = match program {
             Program::Controller => 9430,
             Program::Agent => 9431,
         };
         let url = format!("http://127.0.0.1:{port}/metrics");
         let printed = self.sandbox().node_exec(node, &["curl", "-sS", "-m", "5", &url])?;
-        let values = printed.lines().filter_map(|line| {
+        let figures = printed.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            let known = series.split('{').next()? == name;
-            if known { value.parse::<f64>().ok() } else { None }
+            Some((series.to_owned(), value.parse().ok()?))
         });
-        let values: Vec<f64> = values.collect();
-        Ok((!values.is_empty()).then(|| values.iter().sum()))
+        Ok(figures.collect())
     }
 }
