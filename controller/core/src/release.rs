@@ -158,6 +158,10 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
         return release(now, "RetentionEnded", config);
     }
     let ends = def.retain_until;
+    // It was kept without a pod when the backup was made.
+    if def.owner.is_some() && def.reserved_at.is_none() && !def.declared && ends.is_none() {
+        return of_halfway(def, now, c);
+    }
     let kept_by = def.owner.as_deref().filter(|_| def.reserved_at.is_some() && !def.declared);
     match (kept_by, c.checks.owner) {
         (Some(owner), None) => Decision::RecheckOwner(owner.clone()),
@@ -170,8 +174,8 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
     }
 }
 
-/// Reserved, and still in the hand of a pod that is over: of the two writes that take it from the pod, the second is
-/// missing, and with it until when it is kept.
+/// Reserved, and nobody has said until when. It is still in the hand of a pod that is over: of the two writes that take it
+/// from the pod, the second is missing. Or it comes from a backup.
 fn of_halfway(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Decision {
     let ends = def.retain_seconds.map(|s| def.reserved_at.unwrap_or(now).saturating_add(s.into()));
     let until = def.retain_until.or(ends);

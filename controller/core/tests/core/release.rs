@@ -164,12 +164,18 @@ fn what_is_kept_stays_until_its_time() {
     assert_eq!(decide(&unused, 130, &asked(OwnerCheck::Live), &config), from_now);
     let pinned = InstanceDef { declared: true, ..unused };
     assert_eq!(decide(&pinned, 130, &gone(None), &config), Decision::Reserve { since: None, until: None });
-    // Declared by a person, or restored and not yet taken up: whether the owner exists does not matter.
-    for pinned in
-        [InstanceDef { declared: true, ..owned.clone() }, InstanceDef { reserved_at: None, ..owned.clone() }]
-    {
+    // Declared by a person: whether the owner exists does not matter.
+    for reserved_at in [None, Some(100)] {
+        let pinned = InstanceDef { declared: true, reserved_at, ..owned.clone() };
         assert_eq!(decide(&pinned, 100, &told(OwnerCheck::Gone), &config), Decision::Keep);
     }
+    // From a backup, without a pod then already: its owner has a day to come.
+    let restored = InstanceDef { reserved_at: None, ..owned };
+    assert!(matches!(decide(&restored, 130, &c, &config), Decision::RecheckOwner(_)));
+    assert_eq!(decide(&restored, 130, &told(OwnerCheck::Gone), &config), a_day);
+    assert_eq!(decide(&restored, 130, &told(OwnerCheck::Live), &config), from_now);
+    let waits = InstanceDef { retain_until: Some(130 + 86_400), ..restored };
+    assert_eq!(decide(&waits, 130, &told(OwnerCheck::Gone), &config), Decision::WaitUntil(130 + 86_400));
 }
 
 #[test]
