@@ -207,6 +207,8 @@ pub(crate) struct Index {
     pub(crate) nodes: Table<NodeDef>,
     /// Addresses of other nodes that need host routes, own ones included where they fit the label.
     pub(crate) host_routed: Table<InstanceDef>,
+    /// Names of those among them that a second pod has too.
+    shared: BTreeSet<String>,
     /// Pods of this node.
     pub(crate) pods: Table<OwnPod>,
     /// The Node object of this node, under its name.
@@ -241,6 +243,31 @@ impl Index {
         if shared || before != self.vteps() { Effect::Kernel } else { Effect::Quiet }
     }
 
+    /// Takes a change of the addresses that need host routes.
+    pub(crate) fn apply_host_routed(&mut self, change: Change<InstanceDef>) -> Effect {
+        let changed = match &change {
+            Change::Reset(_) => None,
+            Change::Applied(name, _) | Change::Deleted(name) | Change::Unreadable(name) => Some(name.clone()),
+        };
+        if !self.host_routed.apply(change) {
+            return Effect::Nothing;
+        }
+        let is_shared = |def: &InstanceDef| def.handover.is_some();
+        match changed {
+            Some(name) if self.host_routed.get(&name).is_some_and(is_shared) => {
+                self.shared.insert(name);
+            }
+            Some(name) => {
+                self.shared.remove(&name);
+            }
+            None => {
+                let shared = self.host_routed.entries.iter().filter(|(_, def)| is_shared(def));
+                self.shared = shared.map(|(name, _)| name.clone()).collect();
+            }
+        }
+        Effect::Kernel
+    }
+
     /// The addresses of this node's tunnel ends as (network, address).
     pub(crate) fn vteps(&self) -> BTreeSet<(Symbol, IpAddr)> {
         self.own
@@ -264,7 +291,9 @@ impl Index {
     fn shared_with(&self, pod_uid: &str) -> impl Iterator<Item = &InstanceDef> {
         let second = move |d: &&InstanceDef| d.handover.as_ref().is_some_and(|h| h.pod.uid == pod_uid);
         // While the two watches do not agree, an address may be in both.
-        self.host_routed.values().filter(second).filter(|d| self.own.get(&d.name.to_string()).is_none())
+        let elsewhere = self.shared.iter().filter(|name| self.own.get(name).is_none());
+        // Every ADD that waits asks at every change, and a cluster may have routes for thousands of addresses.
+        elsewhere.filter_map(|name| self.host_routed.get(name)).filter(second)
     }
 
     /// The addresses of an interface that, as far as known, another pod holds.

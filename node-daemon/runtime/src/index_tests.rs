@@ -182,7 +182,7 @@ fn two_pods_of_a_machine_have_its_address_and_one_has_the_traffic() {
     let mut index = Index::default();
     let shown = |def: InstanceDef| Change::Applied(def.name.to_string(), Ok(def));
     assert!(!silent(&index, "target"), "of what nobody has told nothing is taken away");
-    index.host_routed.apply(shown(migrating("10.0.0.5", "source", "n2", Some("target"))));
+    index.apply_host_routed(shown(migrating("10.0.0.5", "source", "n2", Some("target"))));
     assert!(matches!(index.grant("target", "eth0"), Grant::Complete(all) if all.len() == 1));
     assert_eq!(index.grant("stranger", "eth0"), Grant::Nothing);
     assert!(silent(&index, "target") && !silent(&index, "source"));
@@ -192,13 +192,36 @@ fn two_pods_of_a_machine_have_its_address_and_one_has_the_traffic() {
     let own = migrating("10.0.0.5", "target", "n1", None);
     assert_eq!(index.apply_own(applied(own.clone())), Effect::Kernel);
     assert!(!silent(&index, "target") && silent(&index, "source"));
-    index.host_routed.apply(shown(own.clone()));
+    index.apply_host_routed(shown(own.clone()));
     assert!(!silent(&index, "target") && silent(&index, "source"));
     assert!(matches!(index.grant("target", "eth0"), Grant::Complete(_)));
 
     // And away again: its traffic leaves when both say so.
-    index.host_routed.apply(shown(migrating("10.0.0.5", "next", "n3", None)));
+    index.apply_host_routed(shown(migrating("10.0.0.5", "next", "n3", None)));
     assert!(!silent(&index, "target"));
     assert_eq!(index.apply_own(Change::Deleted(own.name.to_string())), Effect::Kernel);
     assert!(silent(&index, "target"));
+}
+
+#[test]
+fn which_addresses_have_a_second_pod_follows_every_change() {
+    let mut index = Index::default();
+    let named = |def: InstanceDef| (def.name.to_string(), Ok(def));
+    let of =
+        |index: &Index, uid: &str| index.shared_with(uid).map(|d| d.name.to_string()).collect::<Vec<_>>();
+    let (moves, stays) =
+        (migrating("10.0.0.5", "source", "n2", Some("target")), migrating("10.0.0.6", "other", "n2", None));
+    let effect = index.apply_host_routed(Change::Reset(vec![named(moves.clone()), named(stays.clone())]));
+    assert_eq!((effect, of(&index, "target")), (Effect::Kernel, vec!["10.0.0.5".to_owned()]));
+    let (name, value) = named(moves.clone());
+    assert_eq!(index.apply_host_routed(Change::Applied(name.clone(), value)), Effect::Nothing);
+    index.apply_host_routed(Change::Unreadable(name.clone()));
+    assert_eq!(of(&index, "target"), ["10.0.0.5"], "it keeps its last readable state");
+    let (_, ended) = named(InstanceDef { handover: None, ..moves.clone() });
+    index.apply_host_routed(Change::Applied(name.clone(), ended));
+    assert!(of(&index, "target").is_empty());
+    let (_, again) = named(moves);
+    index.apply_host_routed(Change::Applied(name.clone(), again));
+    index.apply_host_routed(Change::Deleted(name));
+    assert!(of(&index, "target").is_empty() && index.shared.is_empty());
 }

@@ -66,7 +66,7 @@ pub(crate) fn start(client: &Client, node: &str, store: &Arc<Store>) -> Informer
         Api::all(client.clone()),
         Selection::labels(format!("{}={}", label::ROUTED, label::ROUTED_HOST)),
         |raw: IPInstance| parsed(&raw.metadata, InstanceDef::try_from(&raw)),
-        feed(store, |index, change| Effect::kernel_if(index.host_routed.apply(change))),
+        feed(store, Index::apply_host_routed),
     );
     informers.watch_mapped(
         "own-node",
