@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn the_second_pod_of_a_machine_that_migrates_is_no_defect() {
         let second = PodRef { namespace: "d".into(), name: "b".into(), uid: "b".into() };
-        let handover = HandoverDef { pod: second, node: "node2".into(), role: MigrationRole::Target };
+        let (node, role) = ("node2".into(), MigrationRole::Target);
+        let handover = HandoverDef { pod: second, node, role, torn_down: false };
         let shared = InstanceDef { handover: Some(Box::new(handover)), ..instance("10.0.0.5", "a") };
         let pods = [pod("a", "10.0.0.5"), pod("b", "10.0.0.5")];
         assert_eq!(audit(&pods, &[shared], &[subnet()], &[]), []);

@@ -16,6 +16,7 @@ mod plan;
 mod refusal;
 mod request;
 mod state;
+mod surplus;
 mod topic;
 mod vtep;
 
@@ -28,4 +29,5 @@ pub use refusal::{Full, Holder, Refusal};
 pub use request::{Choice, FamilyWish, Keep, PodRequest, VtepRequest};
 pub(crate) use state::is_vtep;
 pub use state::{Config, Ipam, Lists, NodeFact, NotRestored, PodFact, Restored};
+pub use surplus::{Given, surplus};
 pub use topic::{Effects, Topic};

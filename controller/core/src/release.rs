@@ -54,6 +54,8 @@ pub struct Checks {
     pub second_pod: Option<PodCheck>,
     /// After [`Decision::RecheckNode`]: whether the Node object exists.
     pub node: Option<bool>,
+    /// After [`Decision::RecheckSecondNode`]: whether the Node object exists.
+    pub second_node: Option<bool>,
     /// After [`Decision::RecheckOwner`].
     pub owner: Option<OwnerCheck>,
 }
@@ -67,6 +69,8 @@ pub struct Circumstances {
     pub second_pod: Option<PodSeen>,
     /// Whether the Node object of `spec.node` exists. True when no node is named.
     pub node_exists: bool,
+    /// Whether the Node object of the second pod's node exists. True when there is no second pod.
+    pub second_node_exists: bool,
     /// For a node's own address: whether it is still needed.
     pub wanted: bool,
     /// What the API server said, as far as it was asked.
@@ -75,6 +79,8 @@ pub struct Circumstances {
     pub cooling_since: Option<UnixSeconds>,
     /// Whether it lies in a network with blocks and none of its node's blocks covers it.
     pub uncovered: bool,
+    /// Whether it is kept for a pod that has, or had, another one in use.
+    pub surplus: bool,
 }
 
 /// What to do with one address now.
@@ -91,6 +97,8 @@ pub enum Decision {
     /// Ask the API server for this node, then call [`Ipam::decide`] again with the answer: a cache that lags would have
     /// an address freed whose pod still runs there.
     RecheckNode(String),
+    /// The same for the node of the second pod of a machine that migrates.
+    RecheckSecondNode(String),
     /// Ask the API server for this owner, then call [`Ipam::decide`] again with the answer.
     RecheckOwner(OwnerRef),
     /// Set `status.phase=Releasing` and `status.releaseAt`, with uid and resourceVersion as preconditions.
@@ -130,9 +138,12 @@ pub fn decide(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &C
     if def.phase == Phase::Reserved {
         return of_reserved(def, now, c, config);
     }
+    if let Some(decision) = of_second_pod(def, now, c, config) {
+        return decision;
+    }
     match (&def.pod, c.pod) {
         // Whoever marked it: a pod that may run keeps its address.
-        (Some(_), None | Some(PodSeen::Live)) => of_second_pod(def, now, c).unwrap_or_else(|| keep(def, c)),
+        (Some(_), None | Some(PodSeen::Live)) => keep(def, c),
         (Some(pod), Some(PodSeen::Over { confirmed })) => of_ended_pod(def, pod, confirmed, now, c, config),
         (None, _) if crate::ipam::is_vtep(def) => match def.phase {
             Phase::Releasing if def.release_at.is_some() => cool_down(now, c, config),
@@ -156,6 +167,9 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
     }
     if def.retain_until.is_some_and(|until| until <= now) {
         return release(now, "RetentionEnded", config);
+    }
+    if c.surplus {
+        return release(now, "Surplus", config);
     }
     let ends = def.retain_until;
     // It was kept without a pod when the backup was made.
@@ -217,17 +231,88 @@ fn of_owner(
     }
 }
 
-/// The holder lives, and the other pod of the machine is over: its source after a migration, or the target of one that
-/// was given up.
-fn of_second_pod(def: &InstanceDef, now: UnixSeconds, c: &Circumstances) -> Option<Decision> {
-    let second = def.handover.as_ref().filter(|_| matches!(c.second_pod, Some(PodSeen::Over { .. })))?;
-    Some(match c.checks.second_pod {
-        None => Decision::RecheckSecondPod(second.pod.clone()),
-        Some(PodCheck::Live) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
-        Some(PodCheck::Gone | PodCheck::Finished) => {
-            Decision::Replace(Arc::new(InstanceDef { handover: None, ..def.clone() }))
-        }
+/// The other pod of the machine is over: its source after a migration, or the target of one that was given up. It has the
+/// address on its interface until its node says otherwise, so it is named until then, and nothing is given back before.
+fn of_second_pod(
+    def: &InstanceDef,
+    now: UnixSeconds,
+    c: &Circumstances,
+    config: &Config,
+) -> Option<Decision> {
+    let second = def.handover.as_ref()?;
+    let Some(PodSeen::Over { confirmed }) = c.second_pod else { return None };
+    let over = OverPod {
+        confirmed,
+        torn_down: second.torn_down,
+        node_exists: c.second_node_exists,
+        pod: c.checks.second_pod,
+        node: c.checks.second_node,
+    };
+    Some(match over.has_left(now, config) {
+        Left::Yes(_) => Decision::Replace(Arc::new(InstanceDef { handover: None, ..def.clone() })),
+        Left::AskPod => Decision::RecheckSecondPod(second.pod.clone()),
+        Left::AskNode => Decision::RecheckSecondNode(second.node.to_string()),
+        Left::Not(until) => Decision::WaitUntil(until),
     })
+}
+
+/// A pod that is over by the cache, and what was said of it.
+struct OverPod {
+    /// Since when the API server itself says so.
+    confirmed: Option<UnixSeconds>,
+    /// Whether its node has confirmed that its interface is gone.
+    torn_down: bool,
+    /// Whether the cache has its node.
+    node_exists: bool,
+    /// The API server's word about it.
+    pod: Option<PodCheck>,
+    /// The API server's word about its node.
+    node: Option<bool>,
+}
+
+/// Whether the interface of a pod that is over is gone.
+enum Left {
+    /// It is, for this reason.
+    Yes(&'static str),
+    /// Nobody can say before the API server was asked for the pod,
+    AskPod,
+    /// or for its node.
+    AskNode,
+    /// It counts as there until then at least.
+    Not(UnixSeconds),
+}
+
+impl OverPod {
+    fn has_left(&self, now: UnixSeconds, config: &Config) -> Left {
+        let reason = if self.torn_down {
+            Some("TornDown")
+        } else if !self.node_exists {
+            Some("NodeGone")
+        } else {
+            // The timeout counts from a word of the API server: a cache that is far behind could have missed the pod's
+            // whole life, and would have it gone long since when it ends.
+            match self.confirmed.map(|since| since.saturating_add(config.orphan_timeout)) {
+                Some(timeout) if timeout > now => return Left::Not(timeout),
+                Some(_) => Some("NodeSilent"),
+                None => None,
+            }
+        };
+        match (self.pod, reason) {
+            (None, _) => Left::AskPod,
+            (Some(PodCheck::Live), _) => Left::Not(now.saturating_add(RECHECK_SECONDS)),
+            (Some(PodCheck::Gone | PodCheck::Finished), None) => {
+                Left::Not(now.saturating_add(config.orphan_timeout))
+            }
+            (Some(PodCheck::Gone | PodCheck::Finished), Some("NodeGone")) if self.node != Some(false) => {
+                if self.node.is_none() {
+                    Left::AskNode
+                } else {
+                    Left::Not(now.saturating_add(RECHECK_SECONDS))
+                }
+            }
+            (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => Left::Yes(reason),
+        }
+    }
 }
 
 fn keep(def: &InstanceDef, c: &Circumstances) -> Decision {
@@ -245,51 +330,30 @@ fn of_ended_pod(
     if def.phase == Phase::Releasing && def.release_at.is_some() {
         return cool_down(now, c, config);
     }
-    let timeout = confirmed.map(|since| since.saturating_add(config.orphan_timeout));
-    let reason = if def.torn_down.is_some() {
-        Some("TornDown")
-    } else if !c.node_exists {
-        Some("NodeGone")
-    } else {
-        // The timeout counts from a word of the API server: a cache that is far behind could have missed the pod's
-        // whole life, and would have it gone long since when it ends.
-        match timeout {
-            Some(timeout) if timeout > now => return Decision::WaitUntil(timeout),
-            Some(_) => Some("NodeSilent"),
-            None => None,
-        }
+    let over = OverPod {
+        confirmed,
+        torn_down: def.torn_down.is_some(),
+        node_exists: c.node_exists,
+        pod: c.checks.pod,
+        node: c.checks.node,
     };
-    // Nobody has said that the machine is at its target, and it is nowhere else.
-    let target = def
-        .handover
-        .as_deref()
-        .filter(|second| second.role == MigrationRole::Target && c.second_pod == Some(PodSeen::Live));
-    match (c.checks.pod, reason) {
-        (None, _) => Decision::RecheckPod(pod.clone()),
-        (Some(PodCheck::Live), _) => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
-        (Some(PodCheck::Gone | PodCheck::Finished), None) => {
-            Decision::WaitUntil(now.saturating_add(config.orphan_timeout))
-        }
-        (Some(PodCheck::Gone | PodCheck::Finished), Some("NodeGone")) if c.checks.node != Some(false) => {
-            match (c.checks.node, &def.node) {
-                (None, Some(node)) => Decision::RecheckNode(node.to_string()),
-                _ => Decision::WaitUntil(now.saturating_add(RECHECK_SECONDS)),
-            }
+    let reason = match over.has_left(now, config) {
+        Left::Yes(reason) => reason,
+        Left::AskPod => return Decision::RecheckPod(pod.clone()),
+        Left::AskNode => return Decision::RecheckNode(def.node.as_deref().unwrap_or_default().to_owned()),
+        Left::Not(until) => return Decision::WaitUntil(until),
+    };
+    // Its second pod lives: one that is over was dealt with before.
+    match (def.handover.as_deref(), &def.owner) {
+        // Nobody has said that the machine is at its target, and it is nowhere else.
+        (Some(second), _) if second.role == MigrationRole::Target => {
+            let next = InstanceDef { handover: None, ..arrived(def, &second.pod, &second.node) };
+            Decision::Replace(Arc::new(next))
         }
         // The source of a machine that has ended at its target: its interface has the address too.
-        (Some(PodCheck::Gone | PodCheck::Finished), Some(_))
-            if target.is_none() && c.second_pod == Some(PodSeen::Live) =>
-        {
-            Decision::Keep
-        }
-        (Some(PodCheck::Gone | PodCheck::Finished), Some(reason)) => match (target, &def.owner) {
-            (Some(target), _) => {
-                let next = InstanceDef { handover: None, ..arrived(def, target) };
-                Decision::Replace(Arc::new(next))
-            }
-            (None, Some(owner)) => of_owner(def, owner, reason, now, c, config),
-            (None, None) => release(now, reason, config),
-        },
+        (Some(_), _) => Decision::Keep,
+        (None, Some(owner)) => of_owner(def, owner, reason, now, c, config),
+        (None, None) => release(now, reason, config),
     }
 }
 
@@ -319,6 +383,10 @@ impl Ipam {
         let decision = decide(&def, now, &self.circumstances(&def, checks), self.config());
         if let (Some(pod), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.pod, checks.pod) {
             self.confirm_end(&pod.uid, now);
+        }
+        if let (Some(second), Some(PodCheck::Gone | PodCheck::Finished)) = (&def.handover, checks.second_pod)
+        {
+            self.confirm_end(&second.pod.uid, now);
         }
         Some(decision)
     }

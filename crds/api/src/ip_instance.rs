@@ -268,7 +268,7 @@ pub struct IPInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
-    /// When the node put the address on the interface.
+    /// When a node put the address on an interface last; stays while the address is kept for its owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_at: Option<Time>,
     /// Id of the container sandbox that the interface is in.
@@ -278,6 +278,10 @@ pub struct IPInstanceStatus {
     /// When the node confirmed that the interface is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn_down_at: Option<Time>,
+    /// Uid of the second pod of a migrating machine whose node has confirmed that its interface is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub second_torn_down: Option<String>,
     /// Since when the address is kept for its owner without a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved_at: Option<Time>,

@@ -304,14 +304,14 @@ impl From<&PodRef> for PodReference {
     }
 }
 
-impl From<&Handover> for HandoverDef {
-    fn from(raw: &Handover) -> Self {
-        let role = match raw.role {
-            HandoverRole::Target => MigrationRole::Target,
-            HandoverRole::Source => MigrationRole::Source,
-        };
-        Self { pod: PodRef::from(&raw.pod), node: Symbol::from(&raw.node), role }
-    }
+/// The second pod; `gone` is the one of which its node has confirmed that its interface is.
+fn second_pod(raw: &Handover, gone: Option<&String>) -> HandoverDef {
+    let role = match raw.role {
+        HandoverRole::Target => MigrationRole::Target,
+        HandoverRole::Source => MigrationRole::Source,
+    };
+    let torn_down = gone == Some(&raw.pod.uid);
+    HandoverDef { pod: PodRef::from(&raw.pod), node: Symbol::from(&raw.node), role, torn_down }
 }
 
 impl From<&HandoverDef> for Handover {
@@ -393,7 +393,10 @@ impl TryFrom<&IPInstance> for InstanceDef {
             interface: Symbol::from(&spec.interface),
             node: spec.node.as_deref().map(Into::into),
             set: at.each("spec.set", &spec.set, At::address)?.into(),
-            handover: spec.handover.as_ref().map(|h| Box::new(HandoverDef::from(h))),
+            handover: spec
+                .handover
+                .as_ref()
+                .map(|h| Box::new(second_pod(h, status.second_torn_down.as_ref()))),
             owner: spec.owner.as_ref().map(|o| Box::new(OwnerRef::from(o))),
             retain_seconds: spec.retain_seconds,
             retain_until: spec.retain_until.as_ref().map(seconds),

@@ -147,7 +147,8 @@ prop_compose! {
 
 prop_compose! {
     fn handover()(pod in pod(), node in word(), left in any::<bool>()) -> HandoverDef {
-        HandoverDef { pod, node: node.into(), role: if left { MigrationRole::Source } else { MigrationRole::Target } }
+        let role = if left { MigrationRole::Source } else { MigrationRole::Target };
+        HandoverDef { pod, node: node.into(), role, torn_down: false }
     }
 }
 

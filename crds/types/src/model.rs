@@ -203,6 +203,8 @@ pub struct HandoverDef {
     pub node: Symbol,
     /// What it is to the holder.
     pub role: MigrationRole,
+    /// Whether its node has confirmed that its interface is gone.
+    pub torn_down: bool,
 }
 
 /// Where an address stands in its life.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use braid_journal::{Journal, JournalError, Trouble, Unsynced};
 use braid_meta_core::record::{Record, RecordState};
 use braid_meta_core::{AttachmentId, CniResult};
 use braid_node_core::view::{Attachment, NamespaceId};
-use braid_types::model::PodRef;
+use braid_types::model::{PodRef, UnixSeconds};
 use braid_types::{IfName, host_veth_name};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -93,6 +94,8 @@ struct State {
     unread: BTreeMap<PathBuf, Unread>,
     /// Pods that get no interface any more, by uid, and since when.
     let_go: BTreeMap<String, Instant>,
+    /// What the interfaces had that are gone, by uid of the pod: addresses, and since when.
+    had: BTreeMap<String, BTreeMap<IpAddr, UnixSeconds>>,
 }
 
 impl State {
@@ -102,6 +105,17 @@ impl State {
             RecordState::Started => Stage::Interrupted,
         };
         self.entries.insert(record.attachment.clone(), Entry { record, stage });
+    }
+
+    /// An interface goes. One that was never finished was nobody's.
+    fn lose(&mut self, id: &AttachmentId) {
+        let Some(entry) = self.entries.remove(id).filter(|e| e.record.state == RecordState::Done) else {
+            return;
+        };
+        let since = entry.record.started_at.try_into().unwrap_or(UnixSeconds::MAX);
+        let addresses = entry.record.grant.iter().flat_map(|grant| &grant.addresses);
+        let had = self.had.entry(entry.pod_uid().to_owned()).or_default();
+        had.extend(addresses.map(|address| (*address, since)));
     }
 
     fn note(&mut self, path: PathBuf, attachment: Option<AttachmentId>, error: &JournalError) {
@@ -243,6 +257,16 @@ impl Attachments {
         true
     }
 
+    /// Since when an interface of the pod had the address that is gone by now; `None` if none of this process had it.
+    pub(crate) fn had(&self, pod_uid: &str, address: IpAddr) -> Option<UnixSeconds> {
+        self.state.lock().had.get(pod_uid)?.get(&address).copied()
+    }
+
+    /// Forgets what the interfaces of pods had about which nothing is left to be said.
+    pub(crate) fn forget_had(&self, is_settled: impl Fn(&str) -> bool) {
+        self.state.lock().had.retain(|uid, _| !is_settled(uid));
+    }
+
     /// The ADD succeeded. Blocks, but not for the disk: that is left to whoever takes what is returned, behind the
     /// runtime's back.
     pub(crate) fn finish(
@@ -274,7 +298,7 @@ impl Attachments {
         self.journal.attachments.remove(id)?;
         self.change_all(|state| {
             state.unread.retain(|_, u| u.attachment.as_ref() != Some(id));
-            state.entries.remove(id);
+            state.lose(id);
         });
         Ok(())
     }
@@ -431,6 +455,29 @@ pub(crate) mod tests {
         assert!(matches!(all.begin(r), Err(BeginError::LetGo)));
         assert!(all.all().is_empty() && all.journal().attachments.list().unwrap().is_empty());
         all.begin(record("c2", "u2", "10.0.0.6")).unwrap();
+    }
+
+    #[test]
+    fn what_an_interface_had_outlives_it_until_all_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Attachments::load(Journal::below(dir.path())).unwrap();
+        let (done, cut) = (record("c1", "u1", "10.0.0.5"), record("c2", "u2", "10.0.0.6"));
+        for r in [&done, &cut] {
+            all.begin(r.clone()).unwrap();
+        }
+        drop(all.finish(&done.attachment, &CniResult::default()).unwrap());
+        let had = |uid: &str, address: &str| all.had(uid, address.parse().unwrap());
+        assert_eq!(had("u1", "10.0.0.5"), None, "it has it still");
+        for r in [&done, &cut] {
+            all.withdraw(&r.attachment);
+            all.forget(&r.attachment).unwrap();
+        }
+        assert_eq!((had("u1", "10.0.0.5"), had("u1", "10.0.0.6")), (Some(1), None));
+        assert_eq!(had("u2", "10.0.0.6"), None, "it was never finished");
+        all.forget_had(|uid| uid != "u1");
+        assert_eq!(had("u1", "10.0.0.5"), Some(1));
+        all.forget_had(|_| true);
+        assert_eq!(had("u1", "10.0.0.5"), None);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use braid_node_core::view::Attachment;
-use braid_types::model::{BlockDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef};
+use braid_types::model::{
+    BlockDef, HandoverDef, InstanceDef, NetworkDef, NodeDef, Phase, SubnetDef, VtepDef,
+};
 use braid_types::well_known::VTEP_INTERFACE;
 use braid_types::{Family, IfName, InstanceName, Symbol};
 
@@ -294,6 +296,15 @@ impl Index {
         let elsewhere = self.shared.iter().filter(|name| self.own.get(name).is_none());
         // Every ADD that waits asks at every change, and a cluster may have routes for thousands of addresses.
         elsewhere.filter_map(|name| self.host_routed.get(name)).filter(second)
+    }
+
+    /// The addresses that migrating machines have on this node beside their holder.
+    pub(crate) fn second_here<'a>(
+        &'a self,
+        node: &'a str,
+    ) -> impl Iterator<Item = (&'a InstanceDef, &'a HandoverDef)> {
+        let seconds = self.host_routed.values().filter_map(|d| Some((d, d.handover.as_deref()?)));
+        seconds.filter(move |(_, second)| second.node == node)
     }
 
     /// The addresses of an interface that, as far as known, another pod holds.

@@ -167,7 +167,7 @@ fn migrating(address: &str, holder: &str, node: &str, second: Option<&str>) -> I
     let pod = |uid: &str| PodRef { uid: uid.into(), ..def.pod.clone().unwrap() };
     let handover = second.map(|uid| {
         let role = braid_types::model::MigrationRole::Target;
-        Box::new(braid_types::model::HandoverDef { pod: pod(uid), node: "n1".into(), role })
+        Box::new(braid_types::model::HandoverDef { pod: pod(uid), node: "n1".into(), role, torn_down: false })
     });
     InstanceDef { node: Some(node.into()), host_routed: true, handover, ..def }
 }

@@ -5,6 +5,7 @@
 //! interface here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,26 +46,51 @@ pub(crate) struct Due {
     pub(crate) name: String,
     /// Uid of the object.
     pub(crate) uid: String,
-    /// Version of the object.
-    pub(crate) resource_version: String,
+    /// The address.
+    pub(crate) address: IpAddr,
     /// The pod.
     pub(crate) pod: PodRef,
+    /// What it is to the address.
+    pub(crate) part: Part,
     /// The watch does not show the pod. As it may lag behind the one of the addresses, the API server is asked.
     pub(crate) confirm: bool,
 }
 
-/// The addresses to give back: bound to a pod that has no interface here and will get none.
+/// What a pod is to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The holder.
+    Holder {
+        /// Version of the object.
+        resource_version: String,
+        /// Whether the object says that the address was on an interface.
+        attached: bool,
+    },
+    /// The second pod of a machine that migrates.
+    Second,
+}
+
+/// The addresses to give back: bound to a pod of this `node` that has no interface here and will get none, or shared with
+/// such a pod.
 ///
 /// `attached` are the pods with an interface, however far it is; `torn_down` are those whose interface was
 /// torn down by a DEL.
-pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeSet<String>) -> Vec<Due> {
+pub(crate) fn due(
+    index: &Index,
+    node: &str,
+    attached: &BTreeSet<String>,
+    torn_down: &BTreeSet<String>,
+) -> Vec<Due> {
     let mut all = Vec::new();
-    for Held { def, resource_version, .. } in index.held_by_pods() {
-        let Some(pod) = &def.pod else { continue };
+    let held = index.held_by_pods().filter_map(|Held { def, resource_version, attached, .. }| {
         let settled = def.phase != Phase::Bound || def.torn_down.is_some() || def.deleting;
-        if settled || attached.contains(pod.uid.as_str()) {
-            continue;
-        }
+        let part = Part::Holder { resource_version: resource_version.clone(), attached: *attached };
+        def.pod.as_ref().filter(|_| !settled).map(|pod| (def, pod, part))
+    });
+    let shared = index.second_here(node).filter(|(_, second)| !second.torn_down);
+    let shared = shared.map(|(def, second)| (def, &second.pod, Part::Second));
+    let without = |uid: &str| !attached.contains(uid);
+    for (def, pod, part) in held.chain(shared).filter(|(_, pod, _)| without(&pod.uid)) {
         let known = index.pod(&pod.namespace, &pod.name, Some(&pod.uid)).is_some();
         match index.pod_state(&pod.namespace, &pod.name, &pod.uid) {
             PodState::Over => {}
@@ -75,8 +101,9 @@ pub(crate) fn due(index: &Index, attached: &BTreeSet<String>, torn_down: &BTreeS
         all.push(Due {
             name: def.name.to_string(),
             uid: def.uid.to_string(),
-            resource_version: resource_version.clone(),
+            address: def.name.address(),
             pod: pod.clone(),
+            part,
             confirm: !known,
         });
     }
@@ -108,6 +135,8 @@ impl TornDown {
 /// Gives addresses back.
 pub(crate) struct Releaser<L> {
     pub(crate) client: Client,
+    /// Name of this node.
+    pub(crate) node: String,
     pub(crate) store: Arc<Store>,
     pub(crate) attachments: Arc<Attachments>,
     pub(crate) torn_down: Arc<TornDown>,
@@ -164,8 +193,13 @@ impl<L: PodLookup> Releaser<L> {
         let (attached, may_hide_some) = (self.attachments.pods(), self.attachments.may_hide_some());
         let mut torn_down = self.torn_down.pods.lock();
         self.store.read(|index| {
-            torn_down.retain(|uid| index.held_by(uid).any(|h| h.def.phase == Phase::Bound));
-            let mut found = due(index, &attached, &torn_down);
+            let is_open = |uid: &str| {
+                let second = || index.second_here(&self.node).any(|(_, s)| s.pod.uid == *uid && !s.torn_down);
+                index.held_by(uid).any(|h| h.def.phase == Phase::Bound) || second()
+            };
+            torn_down.retain(|uid| is_open(uid));
+            self.attachments.forget_had(|uid| !is_open(uid));
+            let mut found = due(index, &self.node, &attached, &torn_down);
             found.retain(|d| !(d.confirm && alive.contains_key(d.pod.uid.as_str())));
             if may_hide_some { only_torn_down(found, &torn_down) } else { found }
         })
@@ -214,7 +248,7 @@ impl<L: PodLookup> Releaser<L> {
 
     async fn confirm_torn_down(&self, due: &Due) -> Result<(), RequestError> {
         let api: Api<IPInstance> = Api::all(self.client.clone());
-        let patch = torn_down_patch(due, now());
+        let patch = torn_down_patch(due, self.attachments.had(&due.pod.uid, due.address), now());
         let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
         limited(api.patch_status(&due.name, &params, &Patch::Merge(patch))).await.map(drop)
     }
@@ -228,12 +262,23 @@ enum Outcome {
     Failed,
 }
 
-/// Uid and version make the API server refuse when the object is another one or has changed since.
-fn torn_down_patch(due: &Due, at: UnixSeconds) -> serde_json::Value {
-    json!({
-        "metadata": { "uid": due.uid, "resourceVersion": due.resource_version },
+/// Uid and version make the API server refuse when the object is another one or has changed since. What is said of a second
+/// pod is true for ever: it names the pod.
+///
+/// `had` is since when the interface had the address. It tells the address that the pod has used where two leaders gave it
+/// two, so it must not get lost with a pod that did not live long enough for it to be said before.
+fn torn_down_patch(due: &Due, had: Option<UnixSeconds>, at: UnixSeconds) -> serde_json::Value {
+    let Part::Holder { resource_version, attached } = &due.part else {
+        return json!({ "metadata": { "uid": due.uid }, "status": { "secondTornDown": due.pod.uid } });
+    };
+    let mut patch = json!({
+        "metadata": { "uid": due.uid, "resourceVersion": resource_version },
         "status": { "phase": "Releasing", "reason": "TornDown", "tornDownAt": braid_api::parse::time(at) },
-    })
+    });
+    if let Some(had) = had.filter(|_| !attached) {
+        patch["status"]["attachedAt"] = json!(braid_api::parse::time(had));
+    }
+    patch
 }
 
 /// The time of day in seconds since the epoch.

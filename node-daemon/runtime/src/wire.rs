@@ -134,7 +134,8 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         attachments: attachments.clone(),
         metrics: metrics.clone(),
     };
-    let releaser = Releaser { client, store, attachments, torn_down, lookup, metrics: metrics.clone() };
+    let node = args.node_name.clone();
+    let releaser = Releaser { client, node, store, attachments, torn_down, lookup, metrics: metrics.clone() };
     let (dirs, state) = (args.cni.clone(), args.state.clone());
     let (health, stop) = (health.clone(), stop.clone());
     tasks.spawn(async move {

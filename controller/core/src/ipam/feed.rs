@@ -19,6 +19,11 @@ fn same_addresses(a: &SubnetDef, b: &SubnetDef) -> bool {
         && (&a.ranges, &a.excluded, &a.reserved) == (&b.ranges, &b.excluded, &b.reserved)
 }
 
+/// The uids of the pods that the address names: its holder, and the second pod of a machine that migrates.
+fn pods_of(def: &InstanceDef) -> impl Iterator<Item = &Symbol> {
+    def.pod.iter().map(|p| &p.uid).chain(def.handover.iter().map(|h| &h.pod.uid))
+}
+
 /// What taking in a definition has changed.
 enum Stored {
     /// Nothing.
@@ -305,14 +310,15 @@ impl Ipam {
     pub fn upsert_instance(&mut self, def: Arc<InstanceDef>, now: UnixSeconds) -> Effects {
         let name = def.name.clone();
         let mut effects = self.touched(&def.subnet);
-        let (mut cooling_since, mut ended) = (None, None);
+        let (mut cooling_since, mut ended) = (None, Vec::new());
         if let Some(old) = self.instances.get(&name) {
             if *old == def {
                 return Effects::default();
             }
             cooling_since = self.instances.cooling_since(&name).filter(|_| old.uid == def.uid);
-            // The same holder: what is known about its end must not start again.
-            ended = def.pod.as_ref().and_then(|p| Some((p.uid.clone(), *self.ended.get(&p.uid)?)));
+            // The same pods: what is known about their end must not start again.
+            let known = |uid: &Symbol| Some((uid.clone(), *self.ended.get(uid)?));
+            ended = pods_of(&def).filter_map(known).collect();
             let (subnet, freed) = (old.subnet.clone(), self.unlink(&name));
             effects.merge(freed);
             if subnet == def.subnet {
@@ -384,7 +390,6 @@ impl Ipam {
             names.remove(name);
             if names.is_empty() {
                 self.by_pod.remove(&pod.uid);
-                self.ended.remove(&pod.uid);
             }
         }
         if let Some(second) = &def.handover
@@ -393,6 +398,11 @@ impl Ipam {
             names.remove(name);
             if names.is_empty() {
                 self.by_second_pod.remove(&second.pod.uid);
+            }
+        }
+        for uid in pods_of(&def) {
+            if !self.by_pod.contains_key(uid) && !self.by_second_pod.contains_key(uid) {
+                self.ended.remove(uid);
             }
         }
         if let Some(o) = def.owner.as_ref().filter(|_| !is_vtep(&def)) {
@@ -475,7 +485,8 @@ impl Ipam {
             return Effects::default();
         }
         let mut effects = self.node_changed(name);
-        let on_it = self.instances.iter().filter(|def| def.node.as_deref() == Some(name));
+        let second = |def: &InstanceDef| def.handover.as_ref().is_some_and(|h| h.node == *name);
+        let on_it = self.instances.iter().filter(|def| def.node.as_deref() == Some(name) || second(def));
         effects.review.extend(on_it.map(|def| def.name.clone()));
         effects
     }

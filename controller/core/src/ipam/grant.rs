@@ -292,7 +292,7 @@ impl Ipam {
             if let Some(def) = pick.existing {
                 let next = self.taken_over(&def, to, &set);
                 if next != *def {
-                    grant.claims.push(Claim::Replace(Arc::new(next)));
+                    grant.claims.push(Claim::Replace { from: def, to: Arc::new(next) });
                 }
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use braid_types::model::{HandoverDef, InstanceDef, MigrationRole, Phase, UnixSeconds};
+use braid_types::model::{HandoverDef, InstanceDef, MigrationRole, Phase, PodRef, UnixSeconds};
 
 use super::{Claim, Grant, Ipam, PodRequest, Refusal};
 use crate::release::PodSeen;
@@ -32,18 +32,22 @@ impl Ipam {
         let names = shared.iter().map(|d| d.name.clone()).collect();
         let mut grant = self.nothing_to_do(Some(req.pod.clone()), network.to_string(), names);
         for def in shared {
-            let second = |role| HandoverDef { pod: req.pod.clone(), node: req.node.as_str().into(), role };
+            let second = def.handover.as_deref().filter(|h| h.pod == req.pod);
             // As its own, or as the source of this migration after being the target of an earlier one.
-            let has = def.pod.as_ref() == Some(&req.pod)
-                || def.handover.as_deref() == Some(&second(MigrationRole::Source));
-            let target = second(MigrationRole::Target);
-            let next = match req.migration {
-                _ if has => continue,
-                Some(Migration::Arrived) => arrived(&def, &target),
-                _ => InstanceDef { handover: Some(Box::new(target)), host_routed: true, ..(*def).clone() },
+            if def.pod.as_ref() == Some(&req.pod) || second.is_some_and(|h| h.role == MigrationRole::Source) {
+                continue;
+            }
+            let next = match (req.migration, second) {
+                (Some(Migration::Arrived), _) => arrived(&def, &req.pod, &req.node),
+                (_, Some(_)) => continue,
+                (_, None) => {
+                    let (pod, node) = (req.pod.clone(), req.node.as_str().into());
+                    let target = HandoverDef { pod, node, role: MigrationRole::Target, torn_down: false };
+                    InstanceDef { handover: Some(Box::new(target)), host_routed: true, ..(*def).clone() }
+                }
             };
             if next != *def {
-                grant.claims.push(Claim::Replace(Arc::new(next)));
+                grant.claims.push(Claim::Replace { from: def, to: Arc::new(next) });
             }
         }
         Ok(Some(grant))
@@ -56,10 +60,8 @@ impl Ipam {
         let runs = |uid: &str| self.pod_seen(uid) == PodSeen::Live;
         let is_own = |d: &InstanceDef| d.pod.as_ref() == Some(&req.pod);
         let is_other = |d: &InstanceDef| {
-            // One migration after the other.
-            let promised = d.handover.as_ref().is_some_and(|h| {
-                h.role == MigrationRole::Target && h.pod.uid != req.pod.uid && runs(&h.pod.uid)
-            });
+            // One migration after the other: a second pod of the one before may still have the address on its interface.
+            let promised = d.handover.as_ref().is_some_and(|h| h.pod.uid != req.pod.uid && !h.torn_down);
             // It is where it was promised to, and its source, which is over, may take long to confirm that.
             let is_left = || req.migration == Some(Migration::Arrived) && is_target_of(d, req);
             let held = d.pod.as_ref().is_some_and(|p| p.uid != req.pod.uid && (runs(&p.uid) || is_left()));
@@ -98,12 +100,13 @@ fn is_target_of(def: &InstanceDef, req: &PodRequest) -> bool {
 
 /// The address once the machine is at its target. Its own route stays, wherever the machine is now: the source's node must
 /// know that the traffic has left.
-pub(crate) fn arrived(def: &InstanceDef, target: &HandoverDef) -> InstanceDef {
-    let source = def.pod.clone().zip(def.node.clone());
-    let source = source.map(|(pod, node)| Box::new(HandoverDef { pod, node, role: MigrationRole::Source }));
+pub(crate) fn arrived(def: &InstanceDef, target: &PodRef, node: &str) -> InstanceDef {
+    let source = def.pod.clone().zip(def.node.clone()).map(|(pod, node)| {
+        Box::new(HandoverDef { pod, node, role: MigrationRole::Source, torn_down: false })
+    });
     InstanceDef {
-        pod: Some(target.pod.clone()),
-        node: Some(target.node.clone()),
+        pod: Some(target.clone()),
+        node: Some(node.into()),
         handover: source,
         phase: Phase::Bound,
         torn_down: None,

@@ -13,7 +13,8 @@ use super::{Choice, FamilyWish, Ipam, PodRequest, Refusal};
 use crate::release::PodSeen;
 
 impl Ipam {
-    /// What the pod may take up now, lowest address first.
+    /// What the pod may take up now: what an earlier pod of its name has used before what none has, then the lowest address
+    /// first.
     ///
     /// # Errors
     /// When an earlier pod of the same name may still use one of them.
@@ -47,7 +48,23 @@ impl Ipam {
                 });
             }
         }
+        kept.sort_by_key(|def| !def.attached);
         Ok(kept)
+    }
+
+    /// Whether an address that is kept for the only pod of a name was never used while that pod has, or had, another one
+    /// of the family: two leaders gave it one each.
+    pub(super) fn is_surplus(&self, def: &InstanceDef) -> bool {
+        let Some(owner) = def.owner.as_deref().filter(|o| o.is_exclusive()) else { return false };
+        let kept = def.phase == Phase::Reserved && def.pod.is_none();
+        let family = |d: &InstanceDef| Family::of(d.name.address());
+        let instead = |d: &InstanceDef| {
+            d.attached
+                && d.phase != Phase::Releasing
+                && (family(d), &d.interface, &d.network) == (family(def), &def.interface, &def.network)
+                && d.owner.as_ref().is_some_and(|o| o.pod == owner.pod)
+        };
+        kept && !def.attached && !def.declared && self.of_owner(owner).any(|d| instead(d))
     }
 
     /// As [`Self::kept`], for a pod that is not there yet: what an earlier pod of its name may still use will be given up

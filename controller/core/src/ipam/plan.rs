@@ -11,9 +11,15 @@ pub enum Claim {
     /// Create the object. `AlreadyExists` means that somebody else has the address, unless the existing object
     /// carries the same pod uid (or, without a pod, the same owner) and interface: then it is ours.
     Create(Arc<InstanceDef>),
-    /// Bring the existing object to this state, with a precondition on `def.uid` and its resourceVersion: a
-    /// retained address comes back to its owner's new pod, or the set of an interface was completed.
-    Replace(Arc<InstanceDef>),
+    /// Bring the existing object to this state, if it still is what this was decided on, whatever was heard of it since:
+    /// a retained address comes back to its owner's new pod, the set of an interface was completed, or a machine
+    /// migrates.
+    Replace {
+        /// What it was decided on.
+        from: Arc<InstanceDef>,
+        /// What the object shall say.
+        to: Arc<InstanceDef>,
+    },
 }
 
 impl Claim {
@@ -21,7 +27,7 @@ impl Claim {
     #[must_use]
     pub fn def(&self) -> &Arc<InstanceDef> {
         match self {
-            Self::Create(def) | Self::Replace(def) => def,
+            Self::Create(def) | Self::Replace { to: def, .. } => def,
         }
     }
 

@@ -423,10 +423,15 @@ impl Ipam {
             pod: def.pod.as_ref().map(|p| self.pod_seen(&p.uid)),
             second_pod: self.second_pod_seen(def),
             node_exists,
+            second_node_exists: def
+                .handover
+                .as_ref()
+                .is_none_or(|h| self.nodes.contains_key(h.node.as_str())),
             wanted: self.vtep_is_wanted(def),
             checks,
             cooling_since: self.instances.cooling_since(&def.name),
             uncovered: blocks && !covered,
+            surplus: self.is_surplus(def),
         }
     }
 

@@ -103,7 +103,9 @@ fn a_former_target_does_not_take_the_machine_back() {
     let grant = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap();
     assert!(grant.is_complete(), "{grant:?}");
     ipam.finish(grant);
-    // Nor after one more migration, when nothing names it any more and it still hangs on its node.
+    // Nor after one more migration, when nothing names it any more.
+    ipam.upsert_instance(finished(&ipam, &names[0]), 0);
+    ipam.upsert_instance(finished(&ipam, &names[1]), 0);
     give(&mut ipam, &restored, &machine(4, "n1", Some(Migration::Arrived)));
     let refusal = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap_err();
     assert_eq!(refusal.reason(), "AddressStillHeld");
@@ -117,13 +119,27 @@ fn a_machine_that_is_there_does_not_wait_for_its_source() {
     ipam.upsert_pod(PodFact { finished: true, ..live(1) });
     give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
     assert_eq!(stand(&ipam, &names), ("web-2".into(), "n2".into(), second("web-1", MigrationRole::Source)));
-    // Another one is not promised anything.
-    let other = ipam.grant(&restored, &machine(3, "n3", Some(Migration::Arrived))).map(|g| g.claims.len());
-    assert_eq!(other, Ok(2), "the holder lives: it is the next migration");
+    // The next migration waits for the source's node.
+    let next = |ipam: &mut Ipam| {
+        let grant = ipam.grant(&restored, &machine(3, "n3", Some(Migration::Arrived)));
+        grant.map(|grant| grant.claims.len()).map_err(|refusal| refusal.reason())
+    };
+    assert_eq!(next(&mut ipam), Err("AddressStillHeld"));
+    confirm_second(&mut ipam, &names);
+    assert_eq!(next(&mut ipam), Ok(2));
     let (mut ipam, restored, _) = running();
     ipam.upsert_pod(PodFact { finished: true, ..live(1) });
     let refused = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Arrived))).unwrap_err();
     assert_eq!(refused.reason(), "AddressStillHeld");
+}
+
+/// The node of the second pod says that its interface is gone.
+fn confirm_second(ipam: &mut Ipam, names: &[InstanceName]) {
+    for name in names {
+        let mut def = (**ipam.instance(name).expect("it exists")).clone();
+        def.handover.as_mut().expect("a second pod").torn_down = true;
+        ipam.upsert_instance(def.into(), 0);
+    }
 }
 
 /// The address without its second pod.
@@ -137,7 +153,7 @@ fn nobody_else_shares() {
     let refused = |ipam: &mut Ipam, restored: &Restored, req: &PodRequest| {
         ipam.grant(restored, req).map(|g| format!("{g:?}")).unwrap_err().reason()
     };
-    let (mut ipam, restored, _) = running();
+    let (mut ipam, restored, names) = running();
     let no_target = machine(2, "n2", None);
     assert_eq!(refused(&mut ipam, &restored, &no_target), "AddressStillHeld");
     let same_node = machine(2, "n1", Some(Migration::Preparing));
@@ -146,6 +162,8 @@ fn nobody_else_shares() {
     let second = machine(3, "n3", Some(Migration::Arrived));
     assert_eq!(refused(&mut ipam, &restored, &second), "AddressStillHeld", "one after the other");
     ipam.remove_pod("pod-2");
+    assert_eq!(refused(&mut ipam, &restored, &second), "AddressStillHeld", "it may have its interface still");
+    confirm_second(&mut ipam, &names);
     give(&mut ipam, &restored, &second);
 
     let (mut ipam, restored, _) = running();
@@ -169,7 +187,7 @@ fn nobody_else_shares() {
         ipam.upsert_instance(def.into(), 0);
     }
     let grant = ipam.grant(&restored, &machine(2, "n2", Some(Migration::Preparing))).unwrap();
-    assert!(grant.claims.iter().all(|c| matches!(c, Claim::Replace(d) if d.handover.is_none())));
+    assert!(grant.claims.iter().all(|c| matches!(c, Claim::Replace { to, .. } if to.handover.is_none())));
     assert_eq!(grant.set, names);
     ipam.finish(grant);
 }
@@ -207,8 +225,14 @@ fn a_second_pod_that_is_over_is_forgotten() {
             panic!("not asked")
         };
         assert_eq!(asked.uid, format!("pod-{over}"));
-        let wait = decide_of_second(&mut ipam, &restored, name, PodCheck::Live);
-        assert!(matches!(wait, Decision::WaitUntil(_)), "{wait:?}");
+        for word in [PodCheck::Live, PodCheck::Gone] {
+            let wait = decide_of_second(&mut ipam, &restored, name, word);
+            assert!(
+                matches!(wait, Decision::WaitUntil(_)),
+                "its node has not said that it is gone: {wait:?}"
+            );
+        }
+        confirm_second(&mut ipam, &names);
         let Decision::Replace(next) = decide_of_second(&mut ipam, &restored, name, PodCheck::Gone) else {
             panic!("it is not forgotten")
         };
@@ -230,7 +254,14 @@ fn what_is_said_of_the_second_pod_says_nothing_of_the_holder() {
     // Before the answer is there, the holder is over, too.
     ipam.remove_pod("pod-2");
     ipam.remove_node("n2");
-    let next = decide_of_second(&mut ipam, &restored, &names[0], PodCheck::Gone);
+    let next = decide(&mut ipam, &restored, &names[0], Some(PodCheck::Gone));
+    assert!(matches!(&next, Decision::RecheckSecondPod(p) if p.uid == "pod-1"), "{next:?}");
+    confirm_second(&mut ipam, &names);
+    let Decision::Replace(alone) = decide_of_second(&mut ipam, &restored, &names[0], PodCheck::Gone) else {
+        panic!("it is not forgotten")
+    };
+    ipam.upsert_instance(alone, 100);
+    let next = decide(&mut ipam, &restored, &names[0], None);
     assert!(matches!(&next, Decision::RecheckPod(p) if p.uid == "pod-2"), "{next:?}");
 }
 
@@ -242,8 +273,15 @@ fn a_target_that_is_over_inherits_nothing() {
         ipam.remove_pod(&format!("pod-{n}"));
     }
     ipam.remove_node("n1");
-    let owner = Some(OwnerCheck::Live);
-    let checks = Checks { pod: Some(PodCheck::Gone), node: Some(false), owner, second_pod: None };
+    let (gone, owner) = (Some(PodCheck::Gone), Some(OwnerCheck::Live));
+    let checks = Checks { pod: gone, node: Some(false), second_pod: gone, owner, ..Checks::default() };
+    let wait = ipam.decide(&restored, &names[0], checks, 100);
+    assert!(matches!(wait, Some(Decision::WaitUntil(_))), "the target's node has not said so: {wait:?}");
+    confirm_second(&mut ipam, &names);
+    let Some(Decision::Replace(alone)) = ipam.decide(&restored, &names[0], checks, 100) else {
+        panic!("it is not forgotten")
+    };
+    ipam.upsert_instance(alone, 100);
     let kept = ipam.decide(&restored, &names[0], checks, 100);
     assert!(matches!(kept, Some(Decision::Reserve { .. })), "{kept:?}");
 }
@@ -296,6 +334,32 @@ fn a_source_that_ends_first_leaves_the_addresses_to_the_target() {
     assert_eq!(kept, Some(Decision::Keep), "while the source lives, its interface has the address");
     let effects = ipam.remove_pod("pod-1");
     assert!(effects.review.contains(&names[0]));
-    let kept = ipam.decide(&restored, &names[0], checks, 100);
-    assert!(matches!(kept, Some(Decision::RecheckOwner(_))), "{kept:?}");
+    let next = ipam.decide(&restored, &names[0], checks, 100);
+    assert!(matches!(next, Some(Decision::RecheckSecondPod(_))), "{next:?}");
+}
+
+#[test]
+fn a_second_pod_whose_node_cannot_say_so_goes_with_the_node_or_after_a_long_time() {
+    let (mut ipam, restored, names) = running();
+    give(&mut ipam, &restored, &machine(2, "n2", Some(Migration::Arrived)));
+    ipam.remove_pod("pod-1");
+    let gone = Checks { second_pod: Some(PodCheck::Gone), ..Checks::default() };
+    let (name, timeout) = (&names[0], ipam.config().orphan_timeout);
+    assert_eq!(ipam.decide(&restored, name, gone, 100), Some(Decision::WaitUntil(100 + timeout)));
+    // What is known of its end outlives a change of the object.
+    let changed = InstanceDef { attached: true, ..(**ipam.instance(name).unwrap()).clone() };
+    ipam.upsert_instance(changed.into(), 200);
+    assert_eq!(ipam.decide(&restored, name, gone, 99 + timeout), Some(Decision::WaitUntil(100 + timeout)));
+    let late = ipam.decide(&restored, name, gone, 100 + timeout);
+    assert!(matches!(late, Some(Decision::Replace(_))), "{late:?}");
+
+    let effects = ipam.remove_node("n1");
+    assert!(effects.review.contains(name));
+    let asked = ipam.decide(&restored, name, gone, 101);
+    assert_eq!(asked, Some(Decision::RecheckSecondNode("n1".into())));
+    let with = |second_node| Checks { second_node: Some(second_node), ..gone };
+    let there = ipam.decide(&restored, name, with(true), 101);
+    assert!(matches!(there, Some(Decision::WaitUntil(_))), "{there:?}");
+    let lost = ipam.decide(&restored, name, with(false), 101);
+    assert!(matches!(lost, Some(Decision::Replace(_))), "{lost:?}");
 }

@@ -69,7 +69,7 @@ fn a_numbered_pod_gets_its_own_addresses_back_on_any_node() {
     let grant = ipam.grant(&restored, &owned(4, "n2", zero.clone())).unwrap();
     assert_eq!(grant.claims.len(), 2);
     for (claim, old) in grant.claims.iter().zip(&made) {
-        let Claim::Replace(def) = claim else { panic!("{claim:?}") };
+        let Claim::Replace { to: def, .. } = claim else { panic!("{claim:?}") };
         assert_eq!((&def.name, &def.uid, def.mac), (&old.name, &old.uid, old.mac));
         assert_eq!((def.node.as_deref(), def.phase, def.reserved_at), (Some("n2"), Phase::Bound, None));
         assert!(def.host_routed, "it left its block");
@@ -208,7 +208,7 @@ fn a_set_that_is_half_there_is_completed_from_what_is_kept() {
     ipam.upsert_instance(grant.claims[0].def().clone(), 60);
     ipam.finish(grant);
     let rest = ipam.grant(&restored, &req).unwrap();
-    let [Claim::Replace(def)] = &rest.claims[..] else { panic!("{:?}", rest.claims) };
+    let [Claim::Replace { to: def, .. }] = &rest.claims[..] else { panic!("{:?}", rest.claims) };
     assert_eq!(def.name, made[1].name);
     ipam.finish(rest);
 }

@@ -15,4 +15,5 @@ mod reference;
 mod release;
 mod restore;
 mod status;
+mod surplus;
 mod verdict;

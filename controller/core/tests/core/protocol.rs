@@ -122,7 +122,7 @@ impl Controller {
         } else if let Some(claim) = f.grant.claims.get(step - blocks) {
             let there = match claim {
                 Claim::Create(def) => server.create(def),
-                Claim::Replace(def) => server.replace(def),
+                Claim::Replace { to, .. } => server.replace(to),
             };
             if answered && let Some(there) = there {
                 self.ipam.upsert_instance(there, server.now);

@@ -10,7 +10,8 @@ use braid_types::model::{InstanceDef, OwnerRef, Phase};
 
 use crate::cluster::{give, lists, live, request, start};
 
-const POD_GONE: Checks = Checks { pod: Some(PodCheck::Gone), second_pod: None, node: None, owner: None };
+const POD_GONE: Checks =
+    Checks { pod: Some(PodCheck::Gone), second_pod: None, node: None, second_node: None, owner: None };
 
 fn held() -> InstanceDef {
     let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
@@ -22,10 +23,12 @@ fn gone(confirmed: Option<i64>) -> Circumstances {
         pod: Some(PodSeen::Over { confirmed }),
         second_pod: None,
         node_exists: true,
+        second_node_exists: true,
         wanted: false,
         checks: Checks::default(),
         cooling_since: None,
         uncovered: false,
+        surplus: false,
     }
 }
 

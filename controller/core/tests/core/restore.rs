@@ -66,7 +66,12 @@ fn instance() -> impl Strategy<Value = Arc<InstanceDef>> {
                 set: [name.address()].into(),
                 handover: second.map(|(n, left)| {
                     let role = if left { MigrationRole::Source } else { MigrationRole::Target };
-                    Box::new(HandoverDef { pod: pod(n), node: format!("n{n}").into(), role })
+                    Box::new(HandoverDef {
+                        pod: pod(n),
+                        node: format!("n{n}").into(),
+                        role,
+                        torn_down: false,
+                    })
                 }),
                 owner: kept_for.map(|n| Box::new(owner(n))),
                 retain_seconds: None,

@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use braid_controller_core::ipam::Lists;
+use braid_controller_core::ipam::{Given, Lists, surplus};
 use braid_controller_core::release::{Checks, Decision, OwnerCheck, PodCheck, PodSeen};
-use braid_controller_core::{Claim, Config, Ipam, Keep, NodeFact, PodFact, PodRequest, Restored};
+use braid_controller_core::{Claim, Config, Ipam, Keep, Migration, NodeFact, PodFact, PodRequest, Restored};
 use braid_types::model::{
-    BlockDef, Encapsulation, InstanceDef, NetworkDef, NetworkType, OwnerRef, Phase, PodRef, SubnetDef,
-    VxlanDef,
+    BlockDef, Encapsulation, HandoverDef, InstanceDef, NetworkDef, NetworkType, OwnerRef, Phase, PodRef,
+    SubnetDef, VxlanDef,
 };
-use braid_types::{AddrRange, Cidr, InstanceName, Mac, Selector, Vni, block_name};
+use braid_types::{AddrRange, Cidr, InstanceName, Mac, Selector, Symbol, Vni, block_name};
 
-use crate::scenario::{Fault, Scenario};
-use crate::state::{self, ADDRESSES, Change, Due, Kind, Life, Object, PODS, Seen, View};
+use crate::scenario::{Fault, Machine, Scenario};
+use crate::state::{self, ADDRESSES, Change, Due, Kind, Life, Object, PODS, Second, Seen, View};
 
 /// The time at which everything is asked.
 const NOW: i64 = 1_000_000;
@@ -27,11 +27,13 @@ const CONFIG: Config = Config { cool_down: 30, orphan_timeout: 900, block_grace:
 const BLOCK_NODE: &str = "elsewhere";
 const NAMESPACE: &str = "shop";
 
-/// What the API server would say about an address's pod, node and owner.
+/// What the API server would say about an address's pods, their nodes, and its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Truth {
     pub(crate) pod: Life,
     pub(crate) node: bool,
+    pub(crate) second_pod: Life,
+    pub(crate) second_node: bool,
     pub(crate) owner: bool,
 }
 
@@ -138,6 +140,14 @@ impl Adapter {
         }
     }
 
+    /// Which of a pod's addresses it does not need.
+    pub(crate) fn surplus(&self, pod: usize, found: &[(usize, Object)]) -> Vec<usize> {
+        let given =
+            found.iter().map(|(at, object)| Given { def: self.def(*at, object, ""), in_use: object.sandbox });
+        let given: Vec<_> = given.collect();
+        surplus(&self.pod_ref(pod).uid, &given).iter().map(|name| self.position(name)).collect()
+    }
+
     fn ask(&self, view: &View, question: Question) -> Answer {
         let mut known = *view;
         for seen in known.objects.iter_mut().flatten() {
@@ -195,6 +205,15 @@ impl Adapter {
                 *known = None;
             }
         }
+        if self.scenario.fault == Fault::SecondForgotten {
+            let of_other = |s: &Second| usize::from(s.pod) != pod;
+            for seen in view.objects.iter_mut().flatten() {
+                seen.object.second = seen.object.second.filter(|s| !of_other(s));
+            }
+        }
+        if self.scenario.fault == Fault::AttachedNotTold {
+            view.objects.iter_mut().flatten().for_each(|seen| seen.object.attached = false);
+        }
         let mut ipam = self.ipam(&view);
         let own_proof;
         let proof = if self.scenario.fault == Fault::RestoreSkipped {
@@ -208,7 +227,9 @@ impl Adapter {
             owner: None,
             keep: None,
             pod: PodRef { uid: "stranger".into(), name: "stranger".into(), namespace: "else".into() },
-            ..self.request(pod)
+            node: BLOCK_NODE.to_owned(),
+            migration: None,
+            ..self.request(&view, pod)
         };
         // What other jobs of this process have promised and not written yet.
         let promises: Vec<AddrRange> = (0..self.names.len())
@@ -224,12 +245,12 @@ impl Adapter {
         if late_start && let Ok(grant) = ipam.grant(proof, &strange(Vec::new())) {
             ipam.finish(grant);
         }
-        let grant = ipam.grant(proof, &self.request(pod)).ok()?;
+        let grant = ipam.grant(proof, &self.request(&view, pod)).ok()?;
         assert!(grant.blocks.is_empty(), "{grant:?}");
         let mut targets = [None; ADDRESSES];
         for claim in &grant.claims {
             let at = self.position(claim.name());
-            targets[at] = Some((self.object(claim.def()), matches!(claim, Claim::Replace(_))));
+            targets[at] = Some((self.object(claim.def()), matches!(claim, Claim::Replace { .. })));
         }
         ipam.finish(grant);
         Some(targets)
@@ -242,6 +263,13 @@ impl Adapter {
         {
             seen.object.torn_down = true;
         }
+        if let Some(second) = view.objects[address].as_mut().map(|seen| &mut seen.object.second) {
+            match (self.scenario.fault, second.as_mut()) {
+                (Fault::SecondNotAwaited, Some(second)) => second.torn_down = true,
+                (Fault::SecondIgnored, _) => *second = None,
+                _ => {}
+            }
+        }
         if self.scenario.fault == Fault::TimeoutFromCache {
             for pod in 0..PODS {
                 view.ended[pod] = if view.pods[pod].exists() { Due::No } else { Due::Now };
@@ -252,16 +280,27 @@ impl Adapter {
         let name = &self.names[address];
         let mut checks = Checks::default();
         let fault = self.scenario.fault;
+        let said = |life| match life {
+            Life::Unborn | Life::Gone => PodCheck::Gone,
+            Life::Finished => PodCheck::Finished,
+            Life::Live | Life::Terminating => PodCheck::Live,
+        };
         let decision = loop {
             let decision = ipam.decide(&proof, name, checks, NOW).expect("the address is known");
             match &decision {
                 Decision::RecheckPod(_) if checks.pod.is_none() => {
-                    checks.pod = Some(match truth.pod {
-                        _ if fault == Fault::PodNotAsked => PodCheck::Gone,
-                        Life::Unborn | Life::Gone => PodCheck::Gone,
-                        Life::Finished => PodCheck::Finished,
-                        Life::Live | Life::Terminating => PodCheck::Live,
-                    });
+                    let believed = fault == Fault::PodNotAsked;
+                    checks.pod = Some(if believed { PodCheck::Gone } else { said(truth.pod) });
+                }
+                Decision::RecheckSecondPod(_) if checks.second_pod.is_none() => {
+                    let believed = fault == Fault::SecondNotAsked;
+                    checks.second_pod = Some(if believed { PodCheck::Gone } else { said(truth.second_pod) });
+                    if fault == Fault::OneQuestion {
+                        checks.pod = checks.second_pod;
+                    }
+                }
+                Decision::RecheckSecondNode(_) if checks.second_node.is_none() => {
+                    checks.second_node = Some(truth.second_node && fault != Fault::SecondNodeNotAsked);
                 }
                 Decision::RecheckNode(_) if checks.node.is_none() => {
                     checks.node = Some(truth.node && fault != Fault::NodeNotAsked);
@@ -287,12 +326,12 @@ impl Adapter {
                 Some(Change::Reserve { since: since.is_some(), until: retained(until) })
             }
             Decision::Delete => Some(Change::Delete),
-            Decision::RecheckPod(_) | Decision::RecheckNode(_) | Decision::RecheckOwner(_) => {
-                panic!("asked twice: {decision:?}")
-            }
-            Decision::RecheckSecondPod(_) | Decision::Replace(_) => {
-                panic!("no machine migrates here: {decision:?}")
-            }
+            Decision::Replace(next) => Some(Change::Settle(self.object(&next))),
+            Decision::RecheckPod(_)
+            | Decision::RecheckNode(_)
+            | Decision::RecheckSecondPod(_)
+            | Decision::RecheckSecondNode(_)
+            | Decision::RecheckOwner(_) => panic!("asked twice: {decision:?}"),
             Decision::RouteByHost => panic!("every address is routed by host from the start"),
         };
         Judgement { change, ended: self.ended(&ipam, &view) }
@@ -326,21 +365,23 @@ impl Adapter {
         }
         for (pod, ended) in view.ended.iter().enumerate().filter(|(_, ended)| **ended != Due::No) {
             let since = if *ended == Due::Now { NOW - CONFIG.orphan_timeout } else { NOW };
-            let of_pod = |seen: &Option<Seen>| seen.is_some_and(|s| s.object.pod == Some(pod as u8));
-            if let Some(at) = view.objects.iter().position(of_pod) {
-                let checks = Checks { pod: Some(PodCheck::Gone), ..Checks::default() };
+            let names = |seen: &Option<Seen>| seen.is_some_and(|s| s.object.names(pod));
+            if let Some(at) = view.objects.iter().position(names) {
+                let holds = view.objects[at].is_some_and(|s| s.object.pod == Some(pod as u8));
+                let gone = |so: bool| so.then_some(PodCheck::Gone);
+                let checks = Checks { pod: gone(holds), second_pod: gone(!holds), ..Checks::default() };
                 let _ = ipam.decide(&self.proof, &self.names[at], checks, since);
             }
         }
         if view.listed & Kind::Pods.bit() != 0 {
-            let mut known: BTreeMap<String, bool> = BTreeMap::new();
+            let mut known: BTreeMap<String, PodFact> = BTreeMap::new();
             for (pod, life) in view.pods.iter().enumerate().filter(|(_, life)| life.exists()) {
-                let all_finished = known.entry(self.pod_ref(pod).uid.to_string()).or_insert(true);
-                *all_finished &= *life == Life::Finished;
+                let uid = self.pod_ref(pod).uid;
+                let created = pod as i64;
+                let fact = PodFact { uid: uid.clone(), finished: true, created };
+                known.entry(uid.to_string()).or_insert(fact).finished &= *life == Life::Finished;
             }
-            let facts =
-                known.into_iter().map(|(uid, finished)| PodFact { uid: uid.into(), finished, created: 0 });
-            ipam.reset_pods(facts.collect());
+            ipam.reset_pods(known.into_values().collect());
         }
         ipam
     }
@@ -377,7 +418,10 @@ impl Adapter {
             phase: object.phase,
             torn_down: object.torn_down.then_some(NOW),
             release_at: object.release_at.then_some(NOW),
-            handover: None,
+            handover: object.second.map(|second| {
+                let (pod, node) = (self.pod_ref(usize::from(second.pod)), node_name(second.node).into());
+                Box::new(HandoverDef { pod, node, role: second.role, torn_down: second.torn_down })
+            }),
             host_routed: true,
             deleting: false,
         }
@@ -392,14 +436,19 @@ impl Adapter {
     }
 
     fn owner(&self) -> OwnerRef {
+        if self.scenario.has_machine() {
+            return owner("VirtualMachine", "vm", None);
+        }
         let name = self.scenario.pods.iter().find(|p| p.numbered).map(|p| p.name.to_owned());
         owner("StatefulSet", "db", name)
     }
 
-    fn request(&self, pod: usize) -> PodRequest {
+    fn request(&self, view: &View, pod: usize) -> PodRequest {
         let plan = &self.scenario.pods[pod];
         let first = self.scenario.before(pod).next().is_none();
-        let told = plan.numbered && (first || self.scenario.fault != Fault::OwnerNotTold);
+        let keeps = plan.numbered || plan.machine != Machine::No;
+        let has_arrived = || view.arrived & (1 << pod) != 0 || self.scenario.fault == Fault::ArrivesEarly;
+        let told = keeps && (first || self.scenario.fault != Fault::OwnerNotTold);
         PodRequest {
             pod: self.pod_ref(pod),
             interface: "eth0".to_owned(),
@@ -409,7 +458,8 @@ impl Adapter {
             namespace_labels: BTreeMap::new(),
             owner: Some(if told { self.owner() } else { owner("Pod", plan.name, None) }),
             keep: told.then(Keep::default),
-            migration: None,
+            migration: (plan.machine == Machine::Target)
+                .then(|| if has_arrived() { Migration::Arrived } else { Migration::Preparing }),
         }
     }
 
@@ -421,13 +471,18 @@ impl Adapter {
 
     fn object(&self, def: &InstanceDef) -> Object {
         let pod = |uid: &str| uid.strip_prefix("pod-").and_then(|n| n.parse().ok()).expect("a pod");
+        let node =
+            |name: &Symbol| name.strip_prefix('n').and_then(|number| number.parse().ok()).expect("a node");
         let bit = |a: &IpAddr| 1 << self.position(&InstanceName::new("", *a));
         Object {
             pod: def.pod.as_ref().map(|p| pod(&p.uid)),
-            node: def
-                .node
-                .as_ref()
-                .map(|n| n.strip_prefix('n').and_then(|n| n.parse().ok()).expect("a node")),
+            node: def.node.as_ref().map(node),
+            second: def.handover.as_ref().map(|second| Second {
+                pod: pod(&second.pod.uid),
+                node: node(&second.node),
+                role: second.role,
+                torn_down: second.torn_down,
+            }),
             set: def.set.iter().map(bit).fold(0, |all, bit: u8| all | bit),
             owned: def.owner.is_some(),
             declared: def.declared,
@@ -439,6 +494,7 @@ impl Adapter {
             phase: def.phase,
             reserved_at: def.reserved_at.is_some(),
             attached: def.attached,
+            sandbox: false,
             torn_down: def.torn_down.is_some(),
             release_at: def.release_at.is_some(),
         }
@@ -447,7 +503,7 @@ impl Adapter {
     fn ended(&self, ipam: &Ipam, view: &View) -> [Due; PODS] {
         let mut ended = [Due::No; PODS];
         for (pod, ended) in ended.iter_mut().enumerate() {
-            if !view.objects.iter().flatten().any(|s| s.object.pod == Some(pod as u8)) {
+            if !view.objects.iter().flatten().any(|s| s.object.names(pod)) {
                 continue;
             }
             if let PodSeen::Over { confirmed: Some(since) } = ipam.pod_seen(&self.pod_ref(pod).uid) {
@@ -473,8 +529,9 @@ impl Adapter {
             }
             let checks = Checks {
                 pod: Some(PodCheck::Gone),
-                second_pod: None,
+                second_pod: Some(PodCheck::Gone),
                 node: Some(false),
+                second_node: Some(false),
                 owner: Some(OwnerCheck::Live),
             };
             view.cooling[at] = match ipam.decide(&self.proof, &self.names[at], checks, NOW) {

@@ -11,27 +11,31 @@ use braid_types::model::Phase;
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 
 use crate::protocol::{Action, Protocol};
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::{Fault, Machine, Scenario};
 use crate::state::{Job, Kind, Life, Object, Stage, State};
 
 /// More rounds than anything needs to come to rest.
 const ROUNDS: usize = 12;
 
-pub(crate) const ONE_HOLDER: &str = "two attached pods never have one address";
+pub(crate) const ONE_HOLDER: &str =
+    "two attached pods never have one address, but for those of a machine that migrates";
 pub(crate) const OWN: &str = "what a pod has attached is its own, until its node confirms or is gone";
 pub(crate) const WHOLE: &str = "a pod is attached with every family or not at all";
 pub(crate) const KEEPS: &str = "a numbered pod gets what is kept for it and nothing else";
+pub(crate) const STAYS: &str = "a numbered pod gets what the one before it had attached, or none";
 pub(crate) const NAMED: &str = "every address is free, held, kept for an owner, or being released";
 pub(crate) const SERVES: &str = "a pod that is to run gets its addresses, unless too few are free";
 pub(crate) const RETURNS: &str = "when all pods are gone, what nobody keeps becomes free";
 pub(crate) const RESTORED: &str = "nothing is granted before everything is listed";
+pub(crate) const FOLLOWS: &str =
+    "the pod in which a machine runs becomes its holder, and nobody stays beside it who is over";
 pub(crate) const COOLED: &str = "no packet of a former holder meets the next one";
 
 /// The model as the checker sees it.
 struct Checked {
     protocol: Protocol,
-    /// States from which everything is known to end well.
-    resting: Mutex<HashSet<u64>>,
+    /// States from which it is known that what a property is about ends well.
+    resting: Mutex<HashSet<(&'static str, u64)>>,
     /// The one property that counts; `None`: all.
     only: Option<&'static str>,
     /// Whether something was found not to hold. The first find is the shortest; later ones would take its place.
@@ -67,13 +71,15 @@ type Holds = fn(&Checked, &State) -> bool;
 
 /// All properties.
 const PROPERTIES: &[(&str, Holds)] = &[
-    (ONE_HOLDER, |model, state| model.first(one_holder(state))),
+    (ONE_HOLDER, |model, state| model.first(one_holder(model.scenario(), state))),
     (OWN, |model, state| model.first(own(model.scenario(), state))),
     (WHOLE, |model, state| model.first(whole(model.scenario(), state))),
     (KEEPS, |model, state| model.first(keeps(model.scenario(), state))),
+    (STAYS, |model, state| model.first(!state.moved)),
     (NAMED, |model, state| model.first(named(state))),
     (SERVES, |model, state| model.first(model.serves(state))),
     (RETURNS, |model, state| model.first(model.returns(state))),
+    (FOLLOWS, |model, state| model.first(model.follows(state))),
     (RESTORED, |model, state| model.first(!state.granted_blindly)),
     (COOLED, |model, state| model.first(cooled(state))),
 ];
@@ -83,18 +89,18 @@ fn attached(state: &State) -> impl Iterator<Item = (usize, u8)> {
     on_node.map(|(pod, s)| (pod, s.uses))
 }
 
-fn one_holder(state: &State) -> bool {
-    let mut held = 0;
-    attached(state).all(|(_, uses)| {
-        let free = held & uses == 0;
-        held |= uses;
-        free
+fn one_holder(scenario: &Scenario, state: &State) -> bool {
+    (0..scenario.addresses()).all(|at| {
+        let users: Vec<usize> =
+            attached(state).filter(|(_, uses)| uses & (1 << at) != 0).map(|(pod, _)| pod).collect();
+        let named = |o: Object| users.len() == 2 && users.iter().all(|pod| o.names(*pod));
+        users.len() < 2 || state.objects[at].is_some_and(named)
     })
 }
 
 fn own(scenario: &Scenario, state: &State) -> bool {
     attached(state).all(|(pod, uses)| {
-        let is_own = |at: usize| state.objects[at].is_some_and(|o| o.pod == Some(pod as u8));
+        let is_own = |at: usize| state.objects[at].is_some_and(|o| o.names(pod));
         state.sandboxes[pod].other_uid == 0 && bits(scenario, uses).all(is_own)
     })
 }
@@ -112,6 +118,9 @@ fn keeps(scenario: &Scenario, state: &State) -> bool {
 }
 
 fn is_named(object: &Object) -> bool {
+    if object.second.is_some_and(|s| object.pod.is_none_or(|holder| holder == s.pod)) {
+        return false;
+    }
     match object.phase {
         Phase::Bound => object.pod.is_some(),
         Phase::Reserved => object.owned,
@@ -149,7 +158,8 @@ impl Checked {
     fn returns(&self, state: &State) -> bool {
         let over = |life: &Life| matches!(life, Life::Gone | Life::Unborn);
         let stays = |o: &Object| o.owned && state.owner && o.phase == Phase::Reserved && o.pod.is_none();
-        !state.pods.iter().all(over) || self.rests(state, |end| end.objects.iter().flatten().all(stays))
+        !state.pods.iter().all(over)
+            || self.rests(RETURNS, state, |end| end.objects.iter().flatten().all(stays))
     }
 
     /// From any state, one can be reached in which every pod that is to run has its addresses, or too few are free.
@@ -160,22 +170,41 @@ impl Checked {
         if !scenario.serves || waiting.is_empty() {
             return true;
         }
-        self.rests(state, |end| {
+        self.rests(SERVES, state, |end| {
             let taken = |family: u8| bits(scenario, family).all(|at| end.objects[at].is_some());
             let holds = |pod: usize| {
-                let holder = Some(pod as u8);
                 let own =
-                    |at: &usize| end.objects[*at].is_some_and(|o| o.pod == holder && o.phase == Phase::Bound);
+                    |at: &usize| end.objects[*at].is_some_and(|o| o.names(pod) && o.phase == Phase::Bound);
                 let own = (0..scenario.addresses()).filter(own).fold(0, |all, at| all | 1 << at);
-                end.objects.iter().flatten().any(|o| o.pod == holder && o.set & !own == 0)
+                end.objects.iter().flatten().any(|o| o.names(pod) && o.set & !own == 0)
             };
             scenario.families().any(taken) || waiting.iter().all(|pod| holds(*pod))
         })
     }
 
+    /// From any state, one can be reached in which the pod that has the machine is the holder of all its addresses, and
+    /// nobody is beside it who is over.
+    fn follows(&self, state: &State) -> bool {
+        let scenario = self.scenario();
+        let machine = usize::from(state.machine);
+        let runs = state.pods[machine] == Life::Live && state.node_exists(scenario.pods[machine].node);
+        if !scenario.has_machine() || !runs {
+            return true;
+        }
+        let holds = |o: &Object| o.pod == Some(state.machine) && o.phase == Phase::Bound;
+        let stranger =
+            |o: &Object| o.pod.is_some_and(|pod| scenario.pods[usize::from(pod)].machine == Machine::No);
+        let beside = |o: &Object| o.second.is_some_and(|s| state.pods[usize::from(s.pod)].is_over());
+        self.rests(FOLLOWS, state, |end| {
+            let of_family = |family| bits(scenario, family).filter_map(|at| end.objects[at]);
+            let held = |family| of_family(family).any(|o| stranger(&o) || holds(&o) && !beside(&o));
+            scenario.families().all(held)
+        })
+    }
+
     /// Whether it is so once everybody has done what they would do on their own, and time has passed: one way of which
     /// the checker has gone every step, too.
-    fn rests(&self, state: &State, so: impl Fn(&State) -> bool) -> bool {
+    fn rests(&self, property: &'static str, state: &State, so: impl Fn(&State) -> bool) -> bool {
         let mut state = *state;
         let mut seen = Vec::new();
         for _ in 0..ROUNDS {
@@ -183,7 +212,7 @@ impl Checked {
             self.finish_and_deliver(&mut state);
             let mut tidy = state;
             self.protocol.tidy(&mut tidy);
-            let known = digest(&tidy);
+            let known = (property, digest(&tidy));
             if self.resting.lock().expect("nobody panicked").contains(&known) {
                 self.resting.lock().expect("nobody panicked").extend(seen);
                 return true;
@@ -214,9 +243,7 @@ impl Checked {
         }
         for pod in 0..scenario.pods.len() {
             self.take(state, Action::Detach(pod));
-            if state.sandboxes[pod].note != 0 {
-                self.take(state, Action::Note(pod));
-            }
+            self.take(state, Action::Note(pod));
         }
         for controller in 0..scenario.controllers {
             for kind in Kind::ALL {

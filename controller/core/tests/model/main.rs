@@ -11,9 +11,9 @@
 //! them with `cargo test -p braid-controller-core --test model -- --ignored --nocapture`.
 //!
 //! **Not in the model:** blocks (a node that does nothing has them all, so that every address is borrowed), tunnel ends,
-//! fixed addresses and pools, owners that number no pods, `ip-retain-ttl`, surplus sets of two leaders and their removal,
-//! a watch that catches up in several steps (it tells all that it has not told, at any time or never), what wakes a pod
-//! that waits (it may be asked for at any time), a Node object that is deleted while the machine runs.
+//! fixed addresses and pools, owners that number no pods, `ip-retain-ttl`, a watch that catches up in several steps (it
+//! tells all that it has not told, at any time or never), what wakes a pod that waits (it may be asked for at any time), a
+//! Node object that is deleted while the machine runs, an agent that dies between a DEL and its word about it.
 
 mod adapter;
 mod check;
@@ -21,8 +21,10 @@ mod protocol;
 mod scenario;
 mod state;
 
-use check::{COOLED, KEEPS, NAMED, ONE_HOLDER, OWN, RESTORED, RETURNS, SERVES, WHOLE, explore, told};
-use scenario::{Events, Fault, PodPlan, Scenario, numbered, pod};
+use check::{
+    COOLED, FOLLOWS, KEEPS, NAMED, ONE_HOLDER, OWN, RESTORED, RETURNS, SERVES, STAYS, WHOLE, explore, told,
+};
+use scenario::{Events, Fault, PodPlan, Scenario, numbered, pod, starts, target};
 
 const NONE: Events = Scenario::BASE.events;
 
@@ -111,7 +113,74 @@ const BACKUP: Scenario = Scenario {
     ..KEPT
 };
 /// Two controllers that do not know of each other's grants, and a choice of addresses.
-const KEPT_LEADERS: Scenario = Scenario { name: "kept, leaders", v4: 2, keeps: false, events: NONE, ..KEPT };
+const KEPT_LEADERS: Scenario = Scenario {
+    name: "kept, leaders",
+    v4: 2,
+    keeps: false,
+    hears: true,
+    crashes: Some(0),
+    events: Events { notes: true, thin: true, ..NONE },
+    ..KEPT
+};
+/// A virtual machine migrates, or does not, under two leaders.
+const HAND_OVER: Scenario = Scenario {
+    name: "hand-over",
+    pods: const { &[starts("vm-a", 0), target("vm-b", 1)] },
+    nodes: 2,
+    crashes: Some(0),
+    ..PLAIN
+};
+/// Nodes fall silent.
+const HAND_OVER_TIMEOUT: Scenario =
+    Scenario { name: "hand-over, timeout", events: Events { orphan_timeout: true, ..NONE }, ..HAND_OVER };
+/// It migrates again, or once more when it did not come to the first target; a controller dies on the way.
+const HAND_OVER_AGAIN: Scenario = Scenario {
+    name: "hand-over again",
+    pods: const { &[starts("vm-a", 0), target("vm-b", 1), target("vm-c", 0)] },
+    controllers: 1,
+    workers: 2,
+    crashes: Some(1),
+    ..HAND_OVER
+};
+/// It is started anew after a migration.
+const HAND_OVER_RESTART: Scenario = Scenario {
+    name: "hand-over, restart",
+    pods: const { &[starts("vm-a", 0), target("vm-b", 1), starts("vm-c", 0)] },
+    ..HAND_OVER_AGAIN
+};
+/// Another pod waits for the address, and the machine may be deleted.
+const HAND_OVER_STRANGER: Scenario = Scenario {
+    name: "hand-over, stranger",
+    pods: const { &[starts("vm-a", 0), target("vm-b", 1), pod("web-0", 0)] },
+    events: Events { owner_gone: true, ..NONE },
+    ..HAND_OVER_AGAIN
+};
+/// The source's node is lost.
+const HAND_OVER_NODE: Scenario = Scenario {
+    name: "hand-over, node",
+    events: Events { node_gone: true, node_made: true, ..NONE },
+    pods: HAND_OVER.pods,
+    ..HAND_OVER_AGAIN
+};
+/// The target's node is lost.
+const HAND_OVER_TARGET_NODE: Scenario = Scenario {
+    name: "hand-over, target's node",
+    pods: const { &[starts("vm-a", 1), target("vm-b", 0)] },
+    ..HAND_OVER_NODE
+};
+/// Both families.
+const HAND_OVER_DUAL: Scenario =
+    Scenario { name: "hand-over, dual", v6: 1, pods: HAND_OVER.pods, ..HAND_OVER_AGAIN };
+/// Two leaders have given a pod an address each. It is made again twice, under one of them.
+const KEPT_TWICE: Scenario = Scenario {
+    name: "kept twice",
+    pods: const { &[numbered("db-0", 0), numbered("db-0", 1), numbered("db-0", 0)] },
+    twice: true,
+    controllers: 1,
+    workers: 2,
+    crashes: Some(1),
+    ..KEPT_LEADERS
+};
 const CROWD: Scenario = Scenario { name: "crowd", v4: 2, ..PLAIN };
 
 fn holds(scenario: Scenario) {
@@ -149,7 +218,17 @@ hold! {
     kept_though_there_is_a_choice: KEPT_CHOICE;
     kept_while_notes_are_late: KEPT_NOTES;
     kept_in_both_families: KEPT_DUAL;
+    kept_twice: KEPT_TWICE;
     restored_from_a_backup: BACKUP;
+    a_machine_migrates: HAND_OVER;
+    a_machine_migrates_again: HAND_OVER_AGAIN;
+    a_machine_starts_anew: HAND_OVER_RESTART;
+    a_machine_beside_another_pod: HAND_OVER_STRANGER;
+    a_machine_leaves_a_lost_node: HAND_OVER_NODE;
+    a_machine_comes_to_a_lost_node: HAND_OVER_TARGET_NODE;
+    a_machine_in_both_families: HAND_OVER_DUAL;
+    #[ignore = "takes minutes"]
+    a_machine_migrates_though_nodes_are_silent: HAND_OVER_TIMEOUT;
     #[ignore = "takes minutes"]
     both_families_of_two_pods_from_two_leaders: DUAL;
     #[ignore = "takes minutes"]
@@ -172,19 +251,38 @@ const FAULTS: &[(Fault, Scenario, &str)] = &[
     (Fault::TakesFromPredecessor, KEPT, ONE_HOLDER),
     (Fault::OwnerNotTold, KEPT_CHOICE, KEEPS),
     (Fault::ReleasingNotTold, KEPT_CHOICE, KEEPS),
+    (Fault::AttachedNotTold, KEPT_TWICE, STAYS),
     (Fault::RestoreSkipped, SLOW_START, RESTORED),
+    (Fault::SecondNotAsked, HAND_OVER_TIMEOUT, OWN),
+    (Fault::OneQuestion, HAND_OVER_TIMEOUT, OWN),
+    (Fault::SecondNotAwaited, HAND_OVER, OWN),
+    (Fault::SecondNotAwaited, HAND_OVER_STRANGER, ONE_HOLDER),
+    (Fault::SecondNodeNotAsked, HAND_OVER_TARGET_NODE, OWN),
+    (Fault::TimeoutFromCache, HAND_OVER, OWN),
+    (Fault::SecondIgnored, HAND_OVER, OWN),
+    (Fault::SecondForgotten, HAND_OVER_AGAIN, OWN),
+    (Fault::ArrivesEarly, HAND_OVER, FOLLOWS),
     // The shell does something else than it should.
     (Fault::NoPreconditions, PLAIN, OWN),
     (Fault::ReplaceByUidOnly, KEPT_THRICE, OWN),
     (Fault::StatusByUidOnly, KEPT_THRICE, NAMED),
     (Fault::StatusByUidOnly, KEPT_THRICE, RETURNS),
     (Fault::ExistsIsWon, PLAIN, ONE_HOLDER),
+    (Fault::AttachedForgotten, KEPT_TWICE, STAYS),
     (Fault::DeletesAtOnce, TIMEOUT, COOLED),
+    (Fault::NoPreconditions, HAND_OVER, OWN),
+    (Fault::ReplaceByUidOnly, HAND_OVER, OWN),
+    (Fault::StatusLast, HAND_OVER_AGAIN, FOLLOWS),
     // The agent does.
+    (Fault::AttachedNotSaid, KEPT_TWICE, STAYS),
     (Fault::HalfSet, DUAL_WORKERS, WHOLE),
     (Fault::AnyPhase, KEPT, OWN),
     (Fault::ConfirmsEarly, PLAIN, ONE_HOLDER),
     (Fault::ConfirmsDuringAdd, PLAIN, ONE_HOLDER),
+    (Fault::ConfirmsEarly, HAND_OVER, OWN),
+    (Fault::ConfirmsDuringAdd, HAND_OVER, OWN),
+    (Fault::ConfirmsForHolder, HAND_OVER, OWN),
+    (Fault::Silent, HAND_OVER, FOLLOWS),
     (Fault::Silent, PLAIN, RETURNS),
     (Fault::Silent, KEPT_CHOICE, SERVES),
     // Nobody does: this is what two leaders cannot promise when one does not know of the other's grants.

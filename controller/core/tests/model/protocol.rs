@@ -3,10 +3,10 @@
 use braid_types::model::Phase;
 
 use crate::adapter::{Adapter, Truth, claims};
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::{Fault, Machine, Scenario};
 use crate::state::{
-    ADDRESSES, Change, Claim, Controller, Due, Job, Kind, Life, Object, PODS, Sandbox, Seen, Stage, State,
-    View, WORKERS,
+    ADDRESSES, Change, Claim, Controller, Due, Job, Kind, Life, Object, PODS, Sandbox, Second, Seen, Stage,
+    State, View, WORKERS,
 };
 
 /// One step. Pods, addresses, nodes and controllers are numbered.
@@ -24,6 +24,8 @@ pub(crate) enum Action {
     NodeMade(u8),
     OwnerGone,
     OwnerMade,
+    /// The virtual machine has migrated to the pod.
+    Arrive(usize),
     CoolDownPasses,
     OrphanTimeoutPasses,
     DayPasses,
@@ -57,6 +59,11 @@ pub(crate) enum Action {
     Review {
         controller: usize,
         address: usize,
+    },
+    /// A leader looks whether a pod has too much.
+    Thin {
+        controller: usize,
+        pod: usize,
     },
     /// The next write of what a worker does: for a grant, onto this address.
     Write {
@@ -95,13 +102,16 @@ impl Protocol {
                 Life::Terminating | Life::Finished => actions.push(Action::RemovePod(pod)),
                 Life::Gone => {}
             }
+            if self.can_arrive(state, pod) {
+                actions.push(Action::Arrive(pod));
+            }
             match state.sandboxes[pod].stage {
                 Stage::Nothing => actions.push(Action::FindSet(pod)),
                 Stage::Granted => actions.push(Action::Attach(pod)),
                 Stage::Attached => actions.push(Action::Detach(pod)),
                 Stage::Down => {}
             }
-            if state.sandboxes[pod].note != 0 {
+            if state.sandboxes[pod].note != 0 && state.sandboxes[pod].stage == Stage::Attached {
                 actions.push(Action::Note(pod));
             }
             if state.pods[pod] != Life::Live && state.pods[pod] != Life::Unborn {
@@ -140,7 +150,9 @@ impl Protocol {
                 actions.push(Action::Deliver(controller, kind));
             }
         }
-        actions.push(Action::Restart(controller));
+        if self.scenario.crashes.is_none() || state.crashes > 0 {
+            actions.push(Action::Restart(controller));
+        }
         for (worker, job) in jobs.iter().enumerate().take(self.scenario.workers) {
             match job {
                 Job::Idle => {}
@@ -169,6 +181,9 @@ impl Protocol {
                 actions.push(Action::Review { controller, address });
             }
         }
+        if self.scenario.events.thin {
+            actions.extend((0..self.scenario.pods.len()).map(|pod| Action::Thin { controller, pod }));
+        }
     }
 
     /// The state after the action, as the checker compares it.
@@ -190,9 +205,14 @@ impl Protocol {
             Action::NodeMade(node) => state.nodes |= 1 << node,
             Action::OwnerGone => {
                 state.owner = false;
+                state.used = 0;
                 state.kept_at_birth = [0; PODS];
             }
             Action::OwnerMade => state.owner = true,
+            Action::Arrive(pod) => {
+                state.arrived |= 1 << pod;
+                state.machine = pod as u8;
+            }
             Action::CoolDownPasses => cool_down_passes(&mut state),
             Action::OrphanTimeoutPasses => orphan_timeout_passes(&mut state),
             // No call takes a day.
@@ -210,6 +230,7 @@ impl Protocol {
                 self.grant(&mut state, controller, pod, late_start);
             }
             Action::Review { controller, address } => self.review(&mut state, controller, address),
+            Action::Thin { controller, pod } => self.thin(&mut state, controller, pod),
             Action::Write { controller, worker, address } => {
                 self.write(&mut state, controller, worker, address);
             }
@@ -228,6 +249,13 @@ impl Protocol {
         }
         state.controllers[..self.scenario.controllers].sort_unstable();
         for (pod, sandbox) in state.sandboxes.iter_mut().enumerate() {
+            if !state.pods[pod].exists() {
+                state.arrived &= !(1 << pod);
+            }
+            if sandbox.stage != Stage::Attached {
+                let named = |at: &usize| state.objects[*at].is_some_and(|o| o.pod == Some(pod as u8));
+                sandbox.note &= (0..ADDRESSES).filter(named).fold(0, |all, at| all | 1 << at);
+            }
             if state.pods[pod].is_over() && sandbox.stage == Stage::Down {
                 sandbox.stage = Stage::Nothing;
             }
@@ -251,6 +279,13 @@ impl Protocol {
         if !name_is_free || !state.node_exists(plan.node) || (plan.numbered && !state.owner) {
             return;
         }
+        match plan.machine {
+            Machine::No => {}
+            Machine::Starts if !self.can_start(state, pod) => return,
+            Machine::Starts => state.machine = pod as u8,
+            Machine::Target if !self.can_migrate(state, pod) => return,
+            Machine::Target => {}
+        }
         state.pods[pod] = Life::Live;
         if plan.numbered {
             let kept = |o: &Option<Object>| {
@@ -259,6 +294,32 @@ impl Protocol {
             let kept = state.objects.iter().enumerate().filter(|(_, o)| kept(o));
             state.kept_at_birth[pod] = kept.map(|(at, _)| 1 << at).fold(0, |all, bit: u8| all | bit);
         }
+    }
+
+    /// KubeVirt starts a machine that runs nowhere.
+    fn can_start(&self, state: &State, pod: usize) -> bool {
+        let starts = |p: &usize| self.scenario.pods[*p].machine == Machine::Starts;
+        let of_machine = |p: &usize| self.scenario.pods[*p].machine != Machine::No;
+        (0..pod).filter(starts).all(|p| state.pods[p].is_over())
+            && !(0..self.scenario.pods.len()).filter(of_machine).any(|p| state.pods[p].exists())
+    }
+
+    /// KubeVirt migrates what runs, makes one target at a time, and that on another node than the machine's.
+    fn can_migrate(&self, state: &State, pod: usize) -> bool {
+        let plan = |pod: usize| &self.scenario.pods[pod];
+        let waits = |p: usize| plan(p).machine == Machine::Target && state.arrived & (1 << p) == 0;
+        let machine = usize::from(state.machine);
+        state.pods[machine] == Life::Live
+            && state.sandboxes[machine].stage == Stage::Attached
+            && plan(machine).node != plan(pod).node
+            && !(0..pod).any(|p| waits(p) && !state.pods[p].is_over())
+    }
+
+    fn can_arrive(&self, state: &State, pod: usize) -> bool {
+        self.scenario.pods[pod].machine == Machine::Target
+            && state.pods[pod] == Life::Live
+            && state.sandboxes[pod].stage == Stage::Attached
+            && state.arrived & (1 << pod) == 0
     }
 
     fn node_gone(&self, state: &mut State, node: u8) {
@@ -280,8 +341,8 @@ impl Protocol {
         }
         let holder = Some(self.scenario.known_as(pod) as u8);
         let any_phase = self.scenario.fault == Fault::AnyPhase;
-        let own =
-            |o: &Option<Object>| o.filter(|o| o.pod == holder && (any_phase || o.phase == Phase::Bound));
+        let has = |o: &Object| o.pod == holder || o.second.is_some_and(|s| Some(s.pod) == holder);
+        let own = |o: &Option<Object>| o.filter(|o| has(o) && (any_phase || o.phase == Phase::Bound));
         let mut found: Vec<(usize, Object)> =
             state.objects.iter().enumerate().filter_map(|(at, o)| Some((at, own(o)?))).collect();
         found.sort_by_key(|(at, o)| (!o.attached, *at));
@@ -296,9 +357,14 @@ impl Protocol {
     fn attach(&self, state: &mut State, pod: usize) {
         let sandbox = &mut state.sandboxes[pod];
         sandbox.stage = Stage::Attached;
-        if self.scenario.events.notes {
-            sandbox.note = sandbox.uses;
-            sandbox.note_other_uid = sandbox.other_uid;
+        if !self.scenario.events.notes {
+            return;
+        }
+        sandbox.note = sandbox.uses;
+        if self.scenario.pods[pod].numbered && state.owner {
+            let uses = sandbox.uses;
+            let before = std::mem::replace(&mut state.used, uses);
+            state.moved |= self.scenario.families().any(|f| before & f != 0 && before & f != uses & f);
         }
     }
 
@@ -318,7 +384,11 @@ impl Protocol {
         let Some(object) = state.objects[address] else { return };
         let sandbox = state.sandboxes[pod];
         let holder = Some(self.scenario.known_as(pod) as u8);
-        let due = object.pod == holder && object.phase == Phase::Bound && !object.torn_down;
+        let second = object.second.filter(|s| Some(s.pod) == holder);
+        let due = match second {
+            Some(second) => !second.torn_down,
+            None => object.pod == holder && object.phase == Phase::Bound && !object.torn_down,
+        };
         if !due || !self.has_agent(state, pod) || self.scenario.fault == Fault::Silent {
             return;
         }
@@ -331,7 +401,15 @@ impl Protocol {
             // An ADD that would still come finds that the pod is over.
             state.sandboxes[pod] = Sandbox::NONE;
         }
-        state.write(address, Object { phase: Phase::Releasing, torn_down: true, ..object });
+        let confirmed = match second {
+            Some(second) if self.scenario.fault != Fault::ConfirmsForHolder => {
+                Object { second: Some(Second { torn_down: true, ..second }), ..object }
+            }
+            _ => Object { phase: Phase::Releasing, torn_down: true, ..object },
+        };
+        let said = self.scenario.fault != Fault::AttachedNotSaid && sandbox.note & (1 << address) != 0;
+        state.write(address, Object { attached: confirmed.attached || said, ..confirmed });
+        state.sandboxes[pod].note &= !(1 << address);
     }
 
     /// Whether the API server has no pod that the address can be for, or a finished one.
@@ -358,7 +436,12 @@ impl Protocol {
         let mut view = state.controllers[controller].view;
         match kind {
             Kind::Pods => {
+                if self.scenario.hears {
+                    self.deliver(state, controller, Kind::Addresses);
+                    view = state.controllers[controller].view;
+                }
                 view.pods = state.pods.map(|life| if life.exists() { life } else { Life::Unborn });
+                view.arrived = state.arrived;
             }
             Kind::Nodes => view.nodes = state.nodes,
             Kind::Addresses => {
@@ -374,6 +457,7 @@ impl Protocol {
     }
 
     fn restart(&self, state: &mut State, controller: usize) {
+        state.crashes = state.crashes.saturating_sub(1);
         state.controllers[controller] = Controller { view: View::EMPTY, jobs: [Job::Idle; WORKERS] };
         if !self.scenario.events.slow_start {
             for kind in Kind::ALL {
@@ -438,12 +522,39 @@ impl Protocol {
         let truth = Truth {
             pod: seen.object.pod.map_or(Life::Gone, life_of),
             node: seen.object.node.is_none_or(|n| state.node_exists(n)),
+            second_pod: seen.object.second.map_or(Life::Gone, |s| life_of(s.pod)),
+            second_node: seen.object.second.is_none_or(|s| state.node_exists(s.node)),
             owner: state.owner,
         };
         let judgement = self.core.judge(&view, address, truth);
         state.controllers[controller].view.ended = judgement.ended;
         if let Some(change) = judgement.change {
             self.take_job(state, controller, Job::Review { address: address as u8, change, seen });
+        }
+    }
+
+    /// What it reads of one pod's addresses is deleted as it was read.
+    fn thin(&self, state: &mut State, controller: usize, pod: usize) {
+        let Controller { view, jobs } = state.controllers[controller];
+        let names = |seen: &Option<Seen>| seen.is_some_and(|s| s.object.pod == Some(pod as u8));
+        let names: Vec<usize> =
+            (0..self.scenario.addresses()).filter(|at| names(&view.objects[*at])).collect();
+        let of_family = |family: u8| names.iter().filter(|at| family & (1 << **at) != 0).count();
+        if view.listed != Kind::EVERY || !self.scenario.families().any(|family| of_family(family) > 1) {
+            return;
+        }
+        let found: Vec<(usize, Object)> =
+            names.iter().filter_map(|at| Some((*at, state.objects[*at]?))).collect();
+        if found.len() < names.len() {
+            return;
+        }
+        for address in self.core.surplus(pod, &found) {
+            let busy =
+                |job: &Job| matches!(job, Job::Review { address: a, .. } if usize::from(*a) == address);
+            if let Some(object) = state.objects[address].filter(|_| !jobs.iter().any(busy)) {
+                let (change, seen) = (Change::Delete, Seen::now(object));
+                self.take_job(state, controller, Job::Review { address: address as u8, change, seen });
+            }
         }
     }
 
@@ -490,7 +601,8 @@ impl Protocol {
         seen: Seen,
     ) -> Option<Claim> {
         let found = state.objects[address].filter(|_| seen.same_uid);
-        let as_seen = |o: &Object| self.scenario.fault == Fault::ReplaceByUidOnly || *o == seen.object;
+        let by_uid = self.scenario.fault == Fault::ReplaceByUidOnly;
+        let as_seen = |o: &Object| by_uid || o.as_parsed() == seen.object.as_parsed();
         let Some(found) = found.filter(as_seen) else {
             self.learn(state, controller, address);
             return None;
@@ -540,7 +652,11 @@ impl Protocol {
             self.learn(state, controller, address);
             return Job::Idle;
         };
-        if !unchecked && !seen.same_version {
+        // An object is replaced as what it was decided on, whatever its version.
+        let status = |o: Object| (o.phase, o.torn_down, o.release_at);
+        let replaces = matches!(change, Change::Settle(to) if status(found) == status(to));
+        let as_seen = if replaces { found.as_parsed() == seen.object.as_parsed() } else { seen.same_version };
+        if !unchecked && !as_seen {
             return Job::Idle;
         }
         let mut next = Job::Idle;
@@ -552,7 +668,8 @@ impl Protocol {
                 let kept = Object {
                     phase: Phase::Reserved,
                     reserved_at: since,
-                    attached: false,
+                    attached: found.attached && self.scenario.fault != Fault::AttachedForgotten,
+                    sandbox: false,
                     torn_down: false,
                     release_at: false,
                     ..found
@@ -565,7 +682,22 @@ impl Protocol {
                 };
             }
             Change::LetGo { until } => {
-                state.write(address, Object { pod: None, node: None, retain_until: until, ..found });
+                let kept = Object { pod: None, node: None, second: None, retain_until: until, ..found };
+                state.write(address, kept);
+            }
+            Change::Settle(to) => {
+                let Object { phase, torn_down, release_at, .. } = to;
+                let bound = Object { phase, torn_down, release_at, ..found };
+                let rest = to.with_status_of(found);
+                let step = match self.scenario.fault == Fault::StatusLast {
+                    false if bound != found => bound,
+                    true if rest == found => bound,
+                    _ => rest,
+                };
+                state.write(address, step);
+                if step != to.with_status_of(bound) {
+                    next = Job::Review { address: address as u8, change, seen: Seen::now(step) };
+                }
             }
             Change::Delete => state.delete(address),
         }
@@ -579,6 +711,7 @@ fn tidy_job(job: &mut Job) {
     match job {
         Job::Idle => {}
         // A write with preconditions does not look at what it was decided on.
+        Job::Review { change: Change::Settle(_), seen, .. } if seen.same_uid => {}
         Job::Review { seen, .. } => seen.object = NOBODYS,
         Job::Grant { claims, .. } => {
             for claim in claims.iter_mut().flatten() {
@@ -599,6 +732,7 @@ fn tidy_job(job: &mut Job) {
 const NOBODYS: Object = Object {
     pod: None,
     node: None,
+    second: None,
     set: 0,
     owned: false,
     declared: false,
@@ -606,20 +740,21 @@ const NOBODYS: Object = Object {
     phase: Phase::Bound,
     reserved_at: false,
     attached: false,
+    sandbox: false,
     torn_down: false,
     release_at: false,
 };
 
-/// `attachedAt`, with the uid of the object as the only precondition.
+/// `attachedAt` and the sandbox, of what is the pod's own, while its interface is there.
 fn note(state: &mut State, pod: usize) {
-    let Sandbox { note, note_other_uid, .. } = state.sandboxes[pod];
-    for at in (0..ADDRESSES).filter(|at| note & !note_other_uid & (1 << at) != 0) {
-        if let Some(object) = state.objects[at] {
-            state.write(at, Object { attached: true, ..object });
+    let Sandbox { note, stage, .. } = state.sandboxes[pod];
+    for at in (0..ADDRESSES).filter(|at| stage == Stage::Attached && note & (1 << at) != 0) {
+        let own = |o: &Object| o.pod == Some(pod as u8) && o.phase == Phase::Bound;
+        if let Some(object) = state.objects[at].filter(own) {
+            state.write(at, Object { attached: true, sandbox: true, ..object });
+            state.sandboxes[pod].note &= !(1 << at);
         }
     }
-    let sandbox = &mut state.sandboxes[pod];
-    (sandbox.note, sandbox.note_other_uid) = (0, 0);
 }
 
 fn cool_down_passes(state: &mut State) {
@@ -637,10 +772,11 @@ fn orphan_timeout_passes(state: &mut State) {
     }
     for (sandbox, life) in state.sandboxes.iter_mut().zip(state.pods) {
         if life.is_over() {
-            *sandbox =
-                Sandbox { note: sandbox.note, note_other_uid: sandbox.note_other_uid, ..Sandbox::NONE };
+            *sandbox = Sandbox::NONE;
         }
     }
+    // What it has not said nobody will ever know.
+    state.used = 0;
 }
 
 fn all_idle(state: &State) -> bool {

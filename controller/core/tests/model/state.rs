@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use braid_types::model::Phase;
+use braid_types::model::{MigrationRole, Phase};
 
 /// Most pod incarnations of a scenario.
 pub(crate) const PODS: usize = 3;
@@ -59,11 +59,21 @@ impl Due {
     }
 }
 
+/// The second pod of a machine that migrates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Second {
+    pub(crate) pod: u8,
+    pub(crate) node: u8,
+    pub(crate) role: MigrationRole,
+    pub(crate) torn_down: bool,
+}
+
 /// An IPInstance. What a set contains is a bit per address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Object {
     pub(crate) pod: Option<u8>,
     pub(crate) node: Option<u8>,
+    pub(crate) second: Option<Second>,
     pub(crate) set: u8,
     /// In the name of the owner, for the numbered pod.
     pub(crate) owned: bool,
@@ -72,17 +82,33 @@ pub(crate) struct Object {
     pub(crate) phase: Phase,
     pub(crate) reserved_at: bool,
     pub(crate) attached: bool,
+    /// Whether it is its holder that has attached it.
+    pub(crate) sandbox: bool,
     pub(crate) torn_down: bool,
     pub(crate) release_at: bool,
 }
 
 impl Object {
+    /// Whether the pod is its holder or the second pod.
+    pub(crate) fn names(&self, pod: usize) -> bool {
+        let pod = pod as u8;
+        self.pod == Some(pod) || self.second.is_some_and(|s| s.pod == pod)
+    }
+
+    /// As controllers parse it: they do not care for the sandbox.
+    pub(crate) fn as_parsed(self) -> Self {
+        Self { sandbox: false, ..self }
+    }
+
     /// What a write to the object leaves of the status, which is written on its own.
     pub(crate) fn with_status_of(self, other: Self) -> Self {
+        let torn_down = |pod| other.second.is_some_and(|s| s.pod == pod && s.torn_down);
         Self {
+            second: self.second.map(|s| Second { torn_down: torn_down(s.pod), ..s }),
             phase: other.phase,
             reserved_at: other.reserved_at,
             attached: other.attached,
+            sandbox: other.sandbox,
             torn_down: other.torn_down,
             release_at: other.release_at,
             declared: other.declared,
@@ -100,12 +126,16 @@ impl fmt::Debug for Object {
         if let Some(node) = self.node {
             write!(f, " node{node}")?;
         }
+        if let Some(Second { pod, node, role, torn_down }) = self.second {
+            write!(f, " ({role:?} pod{pod} node{node}{})", if torn_down { " torn down" } else { "" })?;
+        }
         write!(f, " set={:02b}", self.set)?;
         let words = [
             (self.owned, "owned"),
             (self.declared, "declared"),
             (self.reserved_at, "reservedAt"),
             (self.attached, "attachedAt"),
+            (self.sandbox, "sandbox"),
             (self.torn_down, "tornDownAt"),
             (self.release_at, "releaseAt"),
             (self.retain_until == Due::Later, "retainUntil"),
@@ -164,14 +194,12 @@ pub(crate) struct Sandbox {
     pub(crate) uses: u8,
     /// Those of them whose object is not the one that ADD has seen.
     pub(crate) other_uid: u8,
-    /// The addresses about which the agent has yet to write `attachedAt`, and those whose object is another one now.
+    /// The addresses about which the agent has yet to write `attachedAt`.
     pub(crate) note: u8,
-    pub(crate) note_other_uid: u8,
 }
 
 impl Sandbox {
-    pub(crate) const NONE: Self =
-        Self { stage: Stage::Nothing, uses: 0, other_uid: 0, note: 0, note_other_uid: 0 };
+    pub(crate) const NONE: Self = Self { stage: Stage::Nothing, uses: 0, other_uid: 0, note: 0 };
 }
 
 /// What one controller knows: its cache, and what it remembers besides.
@@ -180,6 +208,8 @@ pub(crate) struct View {
     /// Which kinds were listed, one bit per [`Kind`].
     pub(crate) listed: u8,
     pub(crate) pods: [Life; PODS],
+    /// The pods of which it knows that the machine has arrived there.
+    pub(crate) arrived: u8,
     pub(crate) nodes: u8,
     pub(crate) objects: [Option<Seen>; ADDRESSES],
     /// Cool-downs as this process has seen them begin.
@@ -211,6 +241,7 @@ impl View {
     pub(crate) const EMPTY: Self = Self {
         listed: 0,
         pods: [Life::Unborn; PODS],
+        arrived: 0,
         nodes: 0,
         objects: [None; ADDRESSES],
         cooling: [Due::No; ADDRESSES],
@@ -241,6 +272,8 @@ pub(crate) enum Change {
     LetGo {
         until: Due,
     },
+    /// A machine's address gets this holder, and no second pod: the status, where it is another one, then the rest.
+    Settle(Object),
     Delete,
 }
 
@@ -263,6 +296,10 @@ pub(crate) struct Controller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct State {
     pub(crate) pods: [Life; PODS],
+    /// The pods of which KubeVirt says that the machine has arrived there.
+    pub(crate) arrived: u8,
+    /// The pod in which the machine runs, or ran last.
+    pub(crate) machine: u8,
     pub(crate) nodes: u8,
     /// Whether the owner of the numbered pods exists.
     pub(crate) owner: bool,
@@ -271,8 +308,13 @@ pub(crate) struct State {
     /// Addresses from which packets may still be under way.
     pub(crate) late: u8,
     pub(crate) controllers: [Controller; CONTROLLERS],
+    /// The addresses that the last numbered pod had which was attached, and whether one got others than the one before.
+    pub(crate) used: u8,
+    pub(crate) moved: bool,
     /// What was kept for each pod when it was made.
     pub(crate) kept_at_birth: [u8; PODS],
+    /// How often a controller can still die.
+    pub(crate) crashes: u8,
     /// Whether something was granted by a controller that had not listed everything.
     pub(crate) granted_blindly: bool,
 }
@@ -298,7 +340,6 @@ impl State {
         let bit = 1 << address;
         for sandbox in &mut self.sandboxes {
             sandbox.other_uid |= sandbox.uses & bit;
-            sandbox.note_other_uid |= sandbox.note & bit;
         }
     }
 

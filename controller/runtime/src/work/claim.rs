@@ -84,7 +84,7 @@ impl Work {
     async fn claim(&self, claim: &Claim) -> Result<Won, WriteError> {
         match claim {
             Claim::Create(def) => self.create(def).await,
-            Claim::Replace(def) => self.replace(def).await,
+            Claim::Replace { from, to } => self.replace(from, to).await,
         }
     }
 
@@ -112,7 +112,7 @@ impl Work {
     }
 
     /// Brings an existing object to another state, if it is still the one that the core has seen.
-    pub(super) async fn replace(&self, def: &InstanceDef) -> Result<Won, WriteError> {
+    pub(super) async fn replace(&self, from: &InstanceDef, def: &InstanceDef) -> Result<Won, WriteError> {
         let name = def.name.to_string();
         let Some(found) = self.writer.get::<IPInstance>(&name).await? else {
             index::unlearn(&self.shared, &def.name, &def.uid);
@@ -122,9 +122,8 @@ impl Work {
             index::learn(&self.shared, &found);
             return Ok(Won::Not);
         }
-        // What the core has decided on is another state of the object: it has to decide again.
-        let seen = self.shared.world().instance_versions.get(&def.name).copied();
-        if found.resource_version().and_then(|v| v.parse().ok()) != seen {
+        // Another state than what the core has decided on, which may have been heard of since: it has to decide again.
+        if InstanceDef::try_from(&found).as_ref() != Ok(from) {
             index::learn(&self.shared, &found);
             return Ok(Won::Not);
         }
@@ -188,3 +187,7 @@ pub(super) enum Won {
     Yes,
     Not,
 }
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

@@ -32,10 +32,10 @@ impl Work {
         if let Err(error) = self.make_sure(&name).await {
             return failed(&name, &error);
         }
-        let mut checks = Checks::default();
+        let (mut checks, mut asked_of) = (Checks::default(), None);
         let (decision, def, seen) = loop {
-            let Some(next) = self.decide(&name, checks) else { return Outcome::Done };
-            // Each is asked once; a second time means that the cache changed between two looks.
+            let Some(next) = self.decide(&name, &mut checks, &mut asked_of) else { return Outcome::Done };
+            // Each is asked once; a second time means that the answers did not help.
             let asked = match &next.0 {
                 Decision::RecheckPod(pod) if checks.pod.is_none() => {
                     self.check(pod).await.map(|word| checks.pod = Some(word))
@@ -45,6 +45,10 @@ impl Work {
                 }
                 Decision::RecheckNode(node) if checks.node.is_none() => {
                     self.writer.exists("v1", "Node", "", node).await.map(|word| checks.node = Some(word))
+                }
+                Decision::RecheckSecondNode(node) if checks.second_node.is_none() => {
+                    let asked = self.writer.exists("v1", "Node", "", node).await;
+                    asked.map(|word| checks.second_node = Some(word))
                 }
                 Decision::RecheckOwner(owner) if checks.owner.is_none() => {
                     self.check_owner(owner).await.map(|word| checks.owner = Some(word))
@@ -70,6 +74,7 @@ impl Work {
             Decision::RecheckPod(_)
             | Decision::RecheckSecondPod(_)
             | Decision::RecheckNode(_)
+            | Decision::RecheckSecondNode(_)
             | Decision::RecheckOwner(_) => return Outcome::Again(CHANGED),
             Decision::MarkReleasing { release_at, reason } => {
                 info!(address = %name, reason, pod = holder(&def), "address is given back");
@@ -133,11 +138,20 @@ impl Work {
         }
     }
 
-    /// What to do with the address, by the state of this moment.
-    fn decide(&self, name: &InstanceName, checks: Checks) -> Option<(Decision, Arc<InstanceDef>, Seen)> {
+    /// What to do with the address, by the state of this moment. What was asked about the pods of an earlier state
+    /// (`asked_of`) says nothing about those that it names now.
+    fn decide(
+        &self,
+        name: &InstanceName,
+        checks: &mut Checks,
+        asked_of: &mut Option<Arc<InstanceDef>>,
+    ) -> Option<(Decision, Arc<InstanceDef>, Seen)> {
         let mut world = self.shared.world();
-        let decision = world.ipam.decide(&self.restored, name, checks, now())?;
         let def = world.ipam.instance(name)?.clone();
+        if asked_of.replace(def.clone()).is_some_and(|before| before != def) {
+            *checks = Checks::default();
+        }
+        let decision = world.ipam.decide(&self.restored, name, *checks, now())?;
         // A node's own address goes with its Network, and that is there.
         let unreadable = world.unreadable.uid("Network", &def.network).is_some();
         let decision = if def.pod.is_none() && unreadable { Decision::Keep } else { decision };
@@ -214,14 +228,18 @@ impl Work {
         def: &InstanceDef,
         next: &InstanceDef,
     ) -> Result<Won, WriteError> {
-        if def.phase != next.phase || def.torn_down.is_some() {
+        let mut def = def.clone();
+        if (def.phase, def.torn_down, def.release_at) != (next.phase, next.torn_down, next.release_at) {
             let status = json!({"phase": "Bound", "reason": null, "tornDownAt": null, "releaseAt": null});
             self.change_status(name, seen, &status).await?;
+            let InstanceDef { phase, torn_down, release_at, .. } = *next;
+            def = InstanceDef { phase, torn_down, release_at, ..def };
         }
-        self.replace(next).await
+        self.replace(&def, next).await
     }
 
-    /// First the phase, then the pod: whoever dies in between leaves an address that is kept.
+    /// First the phase, then the pod: whoever dies in between leaves an address that is kept. `attachedAt` stays: where two
+    /// are kept for one pod, it tells the one that was in use.
     async fn reserve(
         &self,
         name: &InstanceName,
@@ -233,7 +251,7 @@ impl Work {
             "metadata": {"uid": seen.uid, "resourceVersion": seen.version},
             "status": {
                 "phase": "Reserved", "reason": KEPT_FOR_OWNER, "reservedAt": since.map(time),
-                "attachedAt": null, "sandbox": null, "tornDownAt": null, "releaseAt": null,
+                "sandbox": null, "tornDownAt": null, "releaseAt": null,
             },
         });
         let object = self.writer.merge_status::<IPInstance>(&name.to_string(), &patch).await?;

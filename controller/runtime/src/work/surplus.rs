@@ -1,9 +1,10 @@
 //! Two controllers that both believed that they lead may have given one interface twice what it needs: different
 //! addresses, so that no claim stood against the other. What nobody uses of it goes again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use braid_api::IPInstance;
+use braid_controller_core::ipam::{Given, surplus};
 use braid_types::model::InstanceDef;
 use braid_types::{Family, InstanceName};
 use kube::ResourceExt;
@@ -13,30 +14,6 @@ use super::Work;
 use crate::index;
 use crate::world::World;
 use crate::write::{Seen, WriteError};
-
-/// An address of one interface, as the API server has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Candidate {
-    name: InstanceName,
-    /// The addresses that it was given together with, in order.
-    set: Vec<std::net::IpAddr>,
-    /// Whether a node has put it on the interface.
-    attached: bool,
-}
-
-/// The addresses of one interface that nobody needs.
-///
-/// What is attached stays, together with all of its set; the rest goes. While nothing is attached, nothing goes: the word
-/// of the agent may be under way, and an address in use must not be freed because of it.
-fn surplus(candidates: &[Candidate]) -> Vec<InstanceName> {
-    let attached: BTreeSet<_> =
-        candidates.iter().filter(|c| c.attached).flat_map(|c| &c.set).copied().collect();
-    candidates
-        .iter()
-        .filter(|c| !attached.is_empty() && !c.attached && !attached.contains(&c.name.address()))
-        .map(|c| c.name.clone())
-        .collect()
-}
 
 /// Interfaces with more than one address of a family: pod uid and interface.
 pub(super) type Crowded = BTreeMap<(String, String), Vec<InstanceName>>;
@@ -69,27 +46,29 @@ impl Work {
         let before = std::mem::replace(&mut *self.crowded.lock(), now.clone());
         for (key, names) in now {
             if before.get(&key) == Some(&names)
-                && let Err(error) = self.thin(&key.1, &names).await
+                && let Err(error) = self.thin(&key, &names).await
             {
                 warn!(pod = key.0, %error, "surplus addresses are still there");
             }
         }
     }
 
-    async fn thin(&self, interface: &str, names: &[InstanceName]) -> Result<(), WriteError> {
-        let mut candidates = Vec::new();
+    async fn thin(
+        &self,
+        (pod, interface): &(String, String),
+        names: &[InstanceName],
+    ) -> Result<(), WriteError> {
+        let mut given = Vec::new();
         let mut seen = HashMap::new();
         for name in names {
             let Some(object) = self.writer.get::<IPInstance>(&name.to_string()).await? else { return Ok(()) };
             let (Ok(def), Some(uid)) = (InstanceDef::try_from(&object), object.uid()) else { return Ok(()) };
-            let attached =
-                object.status.as_ref().is_some_and(|s| s.attached_at.is_some() || s.sandbox.is_some());
-            let mut set = def.set;
-            set.sort();
-            candidates.push(Candidate { name: name.clone(), set: set.into_vec(), attached });
+            // `attachedAt` may be of an earlier pod, for which the address was kept.
+            let in_use = object.status.as_ref().is_some_and(|s| s.sandbox.is_some());
+            given.push(Given { def, in_use });
             seen.insert(name.clone(), Seen { uid, version: object.resource_version().unwrap_or_default() });
         }
-        for name in surplus(&candidates) {
+        for name in surplus(pod, &given) {
             let Some(seen) = seen.get(&name) else { continue };
             match self.writer.delete::<IPInstance>(&name.to_string(), seen).await {
                 Ok(()) | Err(WriteError::Missing(_)) => {
@@ -100,62 +79,5 @@ impl Work {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidate(name: &str, set: &[&str], attached: bool) -> Candidate {
-        let set = set.iter().map(|a| a.parse().unwrap()).collect();
-        Candidate { name: InstanceName::new("", name.parse().unwrap()), set, attached }
-    }
-
-    fn left(candidates: &[Candidate]) -> Vec<String> {
-        let gone = surplus(candidates);
-        candidates.iter().filter(|c| !gone.contains(&c.name)).map(|c| c.name.to_string()).collect()
-    }
-
-    const A: [&str; 2] = ["10.0.0.1", "fd00::1"];
-    const B: [&str; 2] = ["10.0.0.2", "fd00::2"];
-
-    #[test]
-    fn while_nothing_is_attached_nothing_goes() {
-        let all = [
-            candidate(A[0], &A, false),
-            candidate(A[1], &A, false),
-            candidate(B[0], &B, false),
-            candidate(B[1], &B, false),
-        ];
-        assert_eq!(left(&all).len(), 4);
-    }
-
-    #[test]
-    fn an_address_in_two_sets_counts_by_its_own() {
-        let (own, other) = (["10.0.0.1", "fd00::2"], ["10.0.0.1", "fd00::1"]);
-        let all = [
-            candidate(own[0], &own, true),
-            candidate(other[1], &other, false),
-            candidate(own[1], &own, false),
-        ];
-        assert_eq!(left(&all), ["10.0.0.1", "fd00-0-0-0-0-0-0-2"]);
-    }
-
-    #[test]
-    fn what_is_attached_always_stays_with_its_set() {
-        let all = [
-            candidate(A[0], &A, false),
-            candidate(A[1], &A, false),
-            candidate(B[0], &B, true),
-            candidate(B[1], &B, false),
-        ];
-        assert_eq!(left(&all), ["10.0.0.2", "fd00-0-0-0-0-0-0-2"]);
-    }
-
-    #[test]
-    fn an_interface_as_it_should_be_loses_nothing() {
-        let all = [candidate(A[0], &A, false), candidate(A[1], &A, false)];
-        assert_eq!(left(&all), ["10.0.0.1", "fd00-0-0-0-0-0-0-1"]);
     }
 }
