@@ -45,11 +45,11 @@ fn network() -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: Vec::new(),
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(4).expect("a literal"),
             port: 8472,
             encapsulation: Encapsulation::Always,
-            interfaces: Vec::new(),
         }),
         vlan: None,
         ready: true,

@@ -50,7 +50,7 @@ pub struct SubnetStatus {
     pub usage: Usage,
     /// Blocks that nodes have.
     pub blocks: usize,
-    /// Routing table; `None` only when all numbers are given out.
+    /// Routing table of a Subnet of an underlay; `None` for other ones, and when all numbers are given out.
     pub routing_table: Option<u32>,
     /// Whether the finalizer must stay: addresses are given out.
     pub in_use: bool,
@@ -154,15 +154,19 @@ impl Ipam {
         })
     }
 
-    /// The routing table of every Subnet: see [`routing_tables`].
+    /// The routing table of every Subnet of an underlay, see [`routing_tables`]: those of overlays share one.
     #[must_use]
     pub fn routing_tables(&self) -> BTreeMap<String, u32> {
-        routing_tables(self.subnets())
+        let of_underlay = |s: &&SubnetDef| self.network(&s.network).is_some_and(|n| !n.kind.is_overlay());
+        routing_tables(self.subnets().filter(of_underlay))
     }
 }
 
 /// Gives every Subnet a routing table of its own out of [`table::SUBNETS`]. A Subnet keeps the one it has; of two with
 /// the same, the older one keeps it; the others get the lowest that is free, oldest first.
+///
+/// Two controllers that do not know of each other's Subnets may write one number twice. Both give the younger Subnet
+/// another one as soon as they see it, and agents leave it alone until then (`braid_node_core::underlay`).
 pub fn routing_tables<'a>(subnets: impl IntoIterator<Item = &'a SubnetDef>) -> BTreeMap<String, u32> {
     let mut oldest_first: Vec<_> = subnets.into_iter().collect();
     oldest_first.sort_by_key(|s| (s.created, &s.name));

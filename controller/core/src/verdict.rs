@@ -9,4 +9,4 @@ mod standing;
 
 pub(crate) use address::{Misfit, misfit};
 pub use change::{Change, Sentence, verdict, warning};
-pub use standing::{Loss, OffLimits, Standing, type_name};
+pub use standing::{Loss, OffLimits, Standing};

@@ -187,13 +187,19 @@ impl TryFrom<&Network> for NetworkDef {
                         Encapsulation::Always => model::Encapsulation::Always,
                         Encapsulation::CrossSubnet => model::Encapsulation::CrossSubnet,
                     },
-                    interfaces: at.each("spec.vxlan.interfaces", &v.interfaces, At::value::<IfPattern>)?,
                 })
             })
             .transpose()?;
         if spec.kind == NetworkType::Vxlan && vxlan.is_none() {
             return Err(at.error("spec.vxlan", Problem::Missing("a Network of type VXLAN needs it")));
         }
+        let interfaces = [
+            ("spec.vxlan.interfaces", spec.vxlan.as_ref().map(|v| &v.interfaces)),
+            ("spec.vlan.interfaces", spec.vlan.as_ref().map(|v| &v.interfaces)),
+        ]
+        .into_iter()
+        .find_map(|(field, list)| Some(at.each(field, list?, At::value::<IfPattern>)))
+        .transpose()?;
         let vlan = [
             ("spec.vlan.id", spec.vlan.as_ref().and_then(|v| v.id)),
             ("spec.macvlan.id", spec.macvlan.as_ref().and_then(|v| v.id)),
@@ -211,6 +217,7 @@ impl TryFrom<&Network> for NetworkDef {
             namespaces: spec.allowed_namespaces.as_ref().map(Selector::from),
             mtu: Some(spec.mtu).filter(|mtu| *mtu != 0),
             space: spec.address_space.clone(),
+            interfaces: interfaces.unwrap_or_default(),
             vxlan,
             vlan,
             ready: raw.status.as_ref().is_some_and(|s| is_true(&s.conditions, READY)),

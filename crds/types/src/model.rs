@@ -39,10 +39,26 @@ impl NetworkType {
         matches!(self, Self::Vxlan | Self::Bgp | Self::Direct | Self::Ipip | Self::Udp)
     }
 
-    /// Whether this version can realise it.
+    /// Whether packets travel between nodes in tunnels. Those of all other types are on the physical network as they are.
     #[must_use]
-    pub fn is_supported(self) -> bool {
-        matches!(self, Self::Vxlan)
+    pub fn is_overlay(self) -> bool {
+        matches!(self, Self::Vxlan | Self::Ipip | Self::Udp)
+    }
+
+    /// Its name as users write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "VXLAN",
+            Self::Vlan => "VLAN",
+            Self::Bgp => "BGP",
+            Self::Direct => "Direct",
+            Self::Macvlan => "MACVLAN",
+            Self::Ipvlan => "IPVLAN",
+            Self::Ipip => "IPIP",
+            Self::Udp => "UDP",
+            Self::Bridge => "Bridge",
+        }
     }
 }
 
@@ -64,8 +80,6 @@ pub struct VxlanDef {
     pub port: u16,
     /// When to encapsulate.
     pub encapsulation: Encapsulation,
-    /// Candidates for the parent device in order of preference; empty = the default route's device.
-    pub interfaces: Vec<IfPattern>,
 }
 
 /// A Network.
@@ -87,6 +101,8 @@ pub struct NetworkDef {
     pub mtu: Option<u32>,
     /// Address space, empty for the default one.
     pub space: String,
+    /// Candidates for the device that carries the packets, in order of preference; empty = the default route's device.
+    pub interfaces: Vec<IfPattern>,
     /// Present when `kind` is VXLAN.
     pub vxlan: Option<VxlanDef>,
     /// VLAN id, when it sits on the Network.
@@ -95,6 +111,21 @@ pub struct NetworkDef {
     pub ready: bool,
     /// Whether deletion was asked for.
     pub deleting: bool,
+}
+
+impl NetworkDef {
+    /// What this version cannot realise of it: `type MACVLAN`, `type VLAN with id 20`; `None` if it can.
+    #[must_use]
+    pub fn unsupported(&self) -> Option<String> {
+        let kind = self.kind.name();
+        match self.kind {
+            NetworkType::Vxlan => None,
+            NetworkType::Vlan => {
+                self.vlan.filter(|id| id.get() != 0).map(|id| format!("type {kind} with id {id}"))
+            }
+            _ => Some(format!("type {kind}")),
+        }
+    }
 }
 
 /// A Subnet.

@@ -17,14 +17,19 @@ pub mod rule_priority {
     pub const OVERLAY: u32 = 3210;
     /// From overlay pods to underlay pods of other nodes.
     pub const OVERLAY_TO_UNDERLAY: u32 = 3220;
+    /// From a node's own address that is in an underlay subnet, table [`super::table::MAIN`]: what the node itself sends
+    /// goes as it would without Braid.
+    pub const UNDERLAY_NODE: u32 = 3229;
     /// From one underlay subnet, its own table.
     pub const UNDERLAY_SUBNET: u32 = 3230;
     /// First and last priority of the band that is Braid's.
     pub const BAND: std::ops::RangeInclusive<u32> = 3200..=3230;
 }
 
-/// Numbers of Braid's routing tables.
+/// Numbers of Braid's routing tables, and of the host's.
 pub mod table {
+    /// The host's own (`RT_TABLE_MAIN`).
+    pub const MAIN: u32 = 254;
     /// Host routes of the pods on this node.
     pub const LOCAL_PODS: u32 = 39999;
     /// Block and host routes of overlays.

@@ -112,12 +112,7 @@ fn cluster() -> Result<NodeView> {
     let name = |n: u32| format!("node-{n}");
     let subnet: Cidr = "10.0.0.0/8".parse()?;
     let mut view = NodeView { node: name(0), ..NodeView::default() };
-    let vxlan = VxlanDef {
-        vni: Vni::try_from(VNI)?,
-        port: 8472,
-        encapsulation: Encapsulation::Always,
-        interfaces: Vec::new(),
-    };
+    let vxlan = VxlanDef { vni: Vni::try_from(VNI)?, port: 8472, encapsulation: Encapsulation::Always };
     let network = NetworkDef {
         name: NETWORK.to_owned(),
         created: 0,
@@ -127,6 +122,7 @@ fn cluster() -> Result<NodeView> {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: Vec::new(),
         vxlan: Some(vxlan),
         vlan: None,
         ready: true,

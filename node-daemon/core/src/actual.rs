@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use braid_types::{IfName, Mac, PerFamily};
 
 use crate::desired::nft::{Element, Hook};
-use crate::desired::{AddrKey, FdbKey, NeighKey, Route, RouteKey, Rule};
+use crate::desired::{AddrKey, FdbKey, NeighKey, ProxyKey, Route, RouteKey, Rule};
 
 /// A dump of one network namespace. It contains foreign objects; [`crate::ours`] tells them apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Actual {
     pub routes: BTreeMap<RouteKey, SeenRoute>,
     /// All neighbours.
     pub neighs: BTreeMap<NeighKey, SeenNeigh>,
+    /// All proxy neighbours, with who made each (`NDA_PROTOCOL`).
+    pub proxies: BTreeMap<ProxyKey, u8>,
     /// Forwarding entries of VXLAN devices.
     pub fdb: BTreeMap<FdbKey, SeenFdb>,
     /// Kernel parameters that were asked for and exist.
@@ -87,11 +89,11 @@ pub struct SeenAddr {
 /// A policy routing rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SeenRule {
-    /// Family, priority and table.
+    /// Family, priority, table and sources.
     pub rule: Rule,
     /// Who made it (`FRA_PROTOCOL`).
     pub protocol: u8,
-    /// Has no selector and looks up a table.
+    /// Has no selector but the sources, and looks up a table.
     pub plain: bool,
 }
 

@@ -7,8 +7,10 @@ use braid_types::well_known::{pod_gateway, table};
 use braid_types::{Cidr, Family, IfName, Mac};
 
 use crate::desired::nft::{self, Elements};
-use crate::desired::{AddrKey, Link, LinkKind, NeighKey, Route, RouteKey, Sysctl, Target, link, sysctl};
-use crate::overlay::{self, Realised};
+use crate::desired::{
+    AddrKey, Link, LinkKind, NeighKey, Networks, ProxyKey, Route, RouteKey, Sysctl, Target, link, proxy,
+    sysctl,
+};
 use crate::plan::Step;
 use crate::view::{Attachment, NamespaceId, NodeView};
 
@@ -23,6 +25,8 @@ pub struct Wiring {
     pub neighs: BTreeMap<NeighKey, Mac>,
     /// Host routes to the pod.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Its addresses for which the node answers on the physical network.
+    pub proxies: BTreeSet<ProxyKey>,
     /// Kernel parameters of the host end.
     pub sysctls: BTreeMap<String, Sysctl>,
     /// Set elements that let the pod's packets pass.
@@ -79,15 +83,15 @@ impl PodEnd {
 /// Derives the wiring of an attachment. Families that the node's kernel lacks are left out.
 #[must_use]
 pub fn wire(view: &NodeView, attachment: &Attachment) -> Wiring {
-    wire_into(view, &overlay::realise(view), attachment)
+    wire_into(view, &Networks::of(view), attachment)
 }
 
 /// As [`wire`], for callers that have realised the Networks already.
-pub(crate) fn wire_into(view: &NodeView, overlays: &Realised, attachment: &Attachment) -> Wiring {
+pub(crate) fn wire_into(view: &NodeView, realised: &Networks, attachment: &Attachment) -> Wiring {
     let dev = &attachment.host_if;
     let addresses: BTreeSet<IpAddr> =
         attachment.addresses.iter().copied().filter(|a| view.families.contains(&Family::of(*a))).collect();
-    let source = view.node_source(&attachment.network, overlays);
+    let source = view.node_source(&attachment.network, realised);
     let pod = PodEnd {
         netns: attachment.netns.clone(),
         netns_id: attachment.netns_id,
@@ -126,6 +130,7 @@ pub(crate) fn wire_into(view: &NodeView, overlays: &Realised, attachment: &Attac
             .difference(&attachment.silent)
             .map(|addr| (RouteKey::new(table::LOCAL_PODS, Cidr::host(*addr)), host_route(*addr)))
             .collect(),
+        proxies: proxy::of(view, &realised.underlays, attachment),
         sysctls: pod
             .families()
             .filter(|f| *f == Family::V6)
@@ -139,6 +144,7 @@ pub(crate) fn wire_into(view: &NodeView, overlays: &Realised, attachment: &Attac
 /// The steps that make the interface, in order. Undo them last first.
 ///
 /// The filter knows the interface before the interface exists: the pod's first packet already passes or falls by it.
+/// The node answers for the pod, and says so to everybody, once packets find their way to it.
 #[must_use]
 pub fn steps(wiring: &Wiring) -> Vec<Step> {
     let mut steps = vec![
@@ -150,5 +156,14 @@ pub fn steps(wiring: &Wiring) -> Vec<Step> {
     steps.extend(wiring.addrs.iter().cloned().map(Step::AddAddr));
     steps.extend(wiring.neighs.iter().map(|(k, mac)| Step::PutNeigh(k.clone(), *mac)));
     steps.extend(wiring.routes.iter().map(|(k, r)| Step::PutRoute(k.clone(), r.clone())));
+    steps.extend(wiring.proxies.iter().cloned().map(Step::PutProxy));
+    steps.extend(wiring.proxies.iter().cloned().map(Step::Announce));
     steps
+}
+
+/// An address of the interface that the node itself has: no packet for it would ever come to the pod.
+#[must_use]
+pub fn own_address(view: &NodeView, addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    let on_links = view.links.values().flat_map(|l| &l.addrs).map(|(address, _)| address);
+    on_links.chain(&view.node_ips).find(|a| addresses.contains(a)).copied()
 }

@@ -6,6 +6,7 @@ use braid_types::IfName;
 
 use crate::attach::{self, Wiring};
 use crate::overlay::{self, Overlay};
+use crate::underlay::{self, Underlay};
 use crate::view::NodeView;
 
 pub mod addr;
@@ -13,6 +14,7 @@ pub mod fdb;
 pub mod link;
 pub mod neigh;
 pub mod nft;
+pub mod proxy;
 mod remote;
 pub mod route;
 pub mod rule;
@@ -22,6 +24,7 @@ pub use addr::AddrKey;
 pub use fdb::FdbKey;
 pub use link::{Link, LinkKind, Vxlan};
 pub use neigh::NeighKey;
+pub use proxy::ProxyKey;
 pub use route::{Route, RouteKey, Target};
 pub use rule::Rule;
 pub use sysctl::Sysctl;
@@ -44,6 +47,8 @@ pub struct Desired {
     pub routes: BTreeMap<RouteKey, Route>,
     /// Permanent neighbours on our devices.
     pub neighs: BTreeMap<NeighKey, braid_types::Mac>,
+    /// Proxy neighbours on devices of the host.
+    pub proxies: std::collections::BTreeSet<ProxyKey>,
     /// Forwarding entries of our VXLAN devices: the node behind each hardware address.
     pub fdb: BTreeMap<FdbKey, std::net::IpAddr>,
     /// Kernel parameters by path below `/proc/sys/net`.
@@ -52,22 +57,45 @@ pub struct Desired {
     pub nft: Option<nft::Table>,
 }
 
-impl Desired {
-    /// Derives everything from the view. Networks that cannot be realised contribute nothing; their reasons are
-    /// in [`overlay::realise`].
+/// The Networks of a view as this node can have them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Those with tunnels.
+    pub overlays: overlay::Realised,
+    /// Those on the physical network.
+    pub underlays: underlay::Realised,
+}
+
+impl Networks {
+    /// Realises all of them.
     #[must_use]
     pub fn of(view: &NodeView) -> Self {
-        let realised = overlay::realise(view);
-        let overlays: Vec<Overlay> = realised.values().filter_map(|o| o.as_ref().ok()).cloned().collect();
+        Self { overlays: overlay::realise(view), underlays: underlay::realise(view) }
+    }
+}
+
+impl Desired {
+    /// Derives everything from the view. Networks that cannot be realised contribute nothing; their reasons are
+    /// in [`Networks::of`].
+    #[must_use]
+    pub fn of(view: &NodeView) -> Self {
+        let realised = Networks::of(view);
+        let overlays: Vec<Overlay> =
+            realised.overlays.values().filter_map(|o| o.as_ref().ok()).cloned().collect();
+        let underlays: Vec<&Underlay> = realised.underlays.values().filter_map(|u| u.as_ref().ok()).collect();
         let remotes = remote::of(view, &overlays);
         let mut desired = Self {
             links: link::of(&overlays),
             addrs: addr::of(&overlays),
-            rules: rule::of(view),
-            routes: route::of(view, &overlays, &remotes),
+            rules: rule::of(view, &underlays),
+            routes: route::of(view, &overlays, &remotes)
+                .into_iter()
+                .chain(route::on_wires(&underlays))
+                .collect(),
             neighs: neigh::of(&remotes),
+            proxies: std::collections::BTreeSet::new(),
             fdb: fdb::of(&remotes),
-            sysctls: sysctl::of(view, &overlays),
+            sysctls: sysctl::of(view, &overlays, &underlays),
             nft: Some(nft::Table::of(view)),
             wirings: BTreeMap::new(),
             spared: view.spared.clone(),
@@ -82,6 +110,7 @@ impl Desired {
         self.links.insert(wiring.link.name.clone(), wiring.link.clone());
         self.addrs.extend(wiring.addrs.iter().cloned());
         self.neighs.extend(wiring.neighs.iter().map(|(k, v)| (k.clone(), *v)));
+        self.proxies.extend(wiring.proxies.iter().cloned());
         self.routes.extend(wiring.routes.iter().map(|(k, v)| (k.clone(), v.clone())));
         self.sysctls.extend(wiring.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())));
         if let Some(table) = &mut self.nft {

@@ -14,4 +14,5 @@ pub mod desired;
 pub mod ours;
 pub mod overlay;
 pub mod plan;
+pub mod underlay;
 pub mod view;

@@ -5,7 +5,8 @@
 //! | device | two of three: its name has our form (veth: `braid<10 hex>`; VXLAN: `<parent>.vxlan<vni>`, or `bv<11 hex>` where that is too long), its alias starts with `braid:`, it is in our device group |
 //! | address, neighbour, FDB entry | on a device of ours |
 //! | route | protocol 176 and one of our tables |
-//! | rule | protocol 176, priority in our band, no selector |
+//! | rule | protocol 176, priority in our band, no selector; at 3229 and 3230 also with sources (`from`) |
+//! | proxy neighbour | protocol 176 |
 //! | nftables | everything in `inet braid` |
 //!
 //! Everything else is foreign and never touched.
@@ -63,5 +64,14 @@ pub fn table(number: u32) -> bool {
 /// Whether a rule is ours.
 #[must_use]
 pub fn rule(seen: &SeenRule) -> bool {
-    seen.protocol == ROUTE_PROTOCOL && seen.plain && rule_priority::BAND.contains(&seen.rule.priority)
+    let may_select =
+        [rule_priority::UNDERLAY_NODE, rule_priority::UNDERLAY_SUBNET].contains(&seen.rule.priority);
+    let fits = seen.plain && (seen.rule.from.is_none() || may_select);
+    seen.protocol == ROUTE_PROTOCOL && fits && rule_priority::BAND.contains(&seen.rule.priority)
+}
+
+/// Whether a proxy neighbour is ours, by who made it.
+#[must_use]
+pub fn proxy(protocol: u8) -> bool {
+    protocol == ROUTE_PROTOCOL
 }

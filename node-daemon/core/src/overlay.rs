@@ -67,7 +67,7 @@ pub struct Tunnel {
 /// Why a Network cannot be realised on this node at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// No device fits `spec.vxlan.interfaces`, or no default route exists.
+    /// No device fits `spec.<type>.interfaces`, or no default route exists.
     #[error("no device of this node fits {wanted}; have: {have}")]
     NoParent {
         /// What was looked for.
@@ -78,6 +78,12 @@ pub enum NotReady {
     /// The parent has no address to send from.
     #[error("device {parent} has no global address to send VXLAN packets from")]
     NoParentAddress {
+        /// The device.
+        parent: IfName,
+    },
+    /// The parent has nothing to send ARP requests from.
+    #[error("device {parent} has no global IPv4 address to send ARP requests from")]
+    NoArpAddress {
         /// The device.
         parent: IfName,
     },
@@ -94,6 +100,18 @@ pub enum NotReady {
     WaitingForAddress {
         /// The family that is missing.
         family: Family,
+    },
+    /// The controller has not yet given a Subnet a routing table that no other Subnet has.
+    #[error("waiting for a routing table for Subnet {subnet}")]
+    WaitingForTable {
+        /// The Subnet.
+        subnet: String,
+    },
+    /// A Subnet of an underlay says no router.
+    #[error("Subnet {subnet} has no spec.gateway")]
+    NoGateway {
+        /// The Subnet.
+        subnet: String,
     },
     /// Two Networks need the same device.
     #[error("device {device} already belongs to network {other}")]
@@ -122,7 +140,11 @@ impl NotReady {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoParent { .. } => "NoParentDevice",
-            Self::NoParentAddress { .. } | Self::AddressAway { .. } => "NoParentAddress",
+            Self::NoParentAddress { .. } | Self::NoArpAddress { .. } | Self::AddressAway { .. } => {
+                "NoParentAddress"
+            }
+            Self::WaitingForTable { .. } => "WaitingForTable",
+            Self::NoGateway { .. } => "GatewayMissing",
             Self::WaitingForAddress { .. } => "WaitingForAddress",
             Self::DeviceTaken { .. } => "DeviceTaken",
             Self::MtuTooSmall { .. } => "MtuTooSmall",
@@ -150,14 +172,14 @@ impl Overlay {
     }
 }
 
-/// What became of each Network, by name.
+/// What became of each overlay, by name.
 pub type Realised = BTreeMap<String, Result<Overlay, NotReady>>;
 
-/// Realises every Network of the view. A Network that cannot be realised keeps none of the others from it.
+/// Realises every overlay of the view. One that cannot be realised keeps none of the others from it.
 #[must_use]
 pub fn realise(view: &NodeView) -> Realised {
     // The oldest Network keeps a device that two claim, as with every other rivalry.
-    let mut order: Vec<&NetworkDef> = view.networks.values().collect();
+    let mut order: Vec<&NetworkDef> = view.networks.values().filter(|n| n.kind.is_overlay()).collect();
     order.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     let mut taken: BTreeMap<IfName, String> = BTreeMap::new();
     let mut all = BTreeMap::new();
@@ -219,7 +241,7 @@ const LEAST_V6: u32 = 1280;
 const LEAST_V4: u32 = 576;
 
 /// Whether a Network has Subnets of a family that are in force: only there does the controller give out addresses.
-fn wants(view: &NodeView, network: &NetworkDef, family: Family) -> bool {
+pub(crate) fn wants(view: &NodeView, network: &NetworkDef, family: Family) -> bool {
     let in_force = |s: &&SubnetDef| s.network == network.name && s.ready && !s.deleting;
     view.families.contains(&family) && view.subnets.values().filter(in_force).any(|s| s.family() == family)
 }
@@ -235,14 +257,7 @@ struct Place {
 
 /// Where the tunnel has to run, as the host is now.
 fn place(view: &NodeView, network: &NetworkDef, vxlan: &VxlanDef) -> Result<Place, NotReady> {
-    let parent = choose_parent(&view.links, network).ok_or_else(|| NotReady::NoParent {
-        wanted: if vxlan.interfaces.is_empty() {
-            "the default route".to_owned()
-        } else {
-            vxlan.interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        },
-        have: view.links.keys().map(IfName::as_str).collect::<Vec<_>>().join(", "),
-    })?;
+    let parent = choose_parent(&view.links, network).ok_or_else(|| no_parent(view, network))?;
     let link = &view.links[parent];
     let ip = Family::ALL
         .into_iter()
@@ -260,11 +275,22 @@ fn place(view: &NodeView, network: &NetworkDef, vxlan: &VxlanDef) -> Result<Plac
     }
     let room = link.mtu.saturating_sub(overhead(Family::of(ip)));
     let mtu = network.mtu.map_or(room, |m| m.min(room));
-    let minimum = if wants(view, network, Family::V6) { LEAST_V6 } else { LEAST_V4 };
-    if mtu < minimum {
-        return Err(NotReady::MtuTooSmall { mtu, minimum });
-    }
+    check_mtu(view, network, mtu)?;
     Ok(Place { parent: parent.clone(), device, full_name, ip, mtu })
+}
+
+pub(crate) fn no_parent(view: &NodeView, network: &NetworkDef) -> NotReady {
+    let wanted: Vec<String> = network.interfaces.iter().map(ToString::to_string).collect();
+    NotReady::NoParent {
+        wanted: if wanted.is_empty() { "the default route".to_owned() } else { wanted.join(", ") },
+        have: view.links.keys().map(IfName::as_str).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Whether the Network's families can do with the MTU.
+pub(crate) fn check_mtu(view: &NodeView, network: &NetworkDef, mtu: u32) -> Result<(), NotReady> {
+    let minimum = if wants(view, network, Family::V6) { LEAST_V6 } else { LEAST_V4 };
+    if mtu < minimum { Err(NotReady::MtuTooSmall { mtu, minimum }) } else { Ok(()) }
 }
 
 /// Where the tunnel runs that the Network has already.
@@ -284,7 +310,7 @@ fn existing(view: &NodeView, vxlan: &VxlanDef) -> Option<Place> {
 /// address first); without patterns the device of the default route, IPv4's before IPv6's.
 #[must_use]
 pub fn choose_parent<'a>(links: &'a BTreeMap<IfName, HostLink>, network: &NetworkDef) -> Option<&'a IfName> {
-    let patterns = network.vxlan.as_ref().map(|v| v.interfaces.as_slice()).unwrap_or_default();
+    let patterns = &network.interfaces;
     if patterns.is_empty() {
         return Family::ALL
             .into_iter()

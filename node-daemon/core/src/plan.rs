@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use braid_types::{IfName, Mac};
+use braid_types::well_known::table;
+use braid_types::{Cidr, IfName, Mac};
 
 use crate::actual::{Actual, SeenLink, SeenRoute, SeenTable};
 use crate::attach::PodEnd;
 use crate::delta::{self, Delta};
 use crate::desired::nft::{Elements, Table};
 use crate::desired::{
-    AddrKey, Desired, FdbKey, Link, LinkKind, NeighKey, Route, RouteKey, Rule, Vxlan, link, sysctl,
+    AddrKey, Desired, FdbKey, Link, LinkKind, NeighKey, ProxyKey, Route, RouteKey, Rule, Vxlan, link, sysctl,
 };
 use crate::ours;
 
@@ -60,6 +61,12 @@ pub enum Step {
     PutNeigh(NeighKey, Mac),
     /// Remove a neighbour.
     DelNeigh(NeighKey),
+    /// Answer for an address on a device of the host.
+    PutProxy(ProxyKey),
+    /// No longer answer for an address.
+    DelProxy(ProxyKey),
+    /// Tell the neighbours on a device that an address is to be found here from now on.
+    Announce(ProxyKey),
     /// Write a forwarding entry over whatever is there.
     PutFdb(FdbKey, IpAddr),
     /// Remove one destination of a forwarding entry.
@@ -84,6 +91,7 @@ impl Step {
             Self::AddVxlan(link) | Self::AddVeth { link, .. } => Self::DelLink(link.name.clone()),
             Self::AddAddr(key) => Self::DelAddr(key.clone()),
             Self::PutNeigh(key, _) => Self::DelNeigh(key.clone()),
+            Self::PutProxy(key) => Self::DelProxy(key.clone()),
             Self::PutFdb(key, dst) => Self::DelFdb(key.clone(), *dst),
             Self::PutRoute(key, _) => Self::DelRoute(key.clone()),
             Self::AddRule(rule) => Self::DelRule(rule.clone()),
@@ -95,6 +103,8 @@ impl Step {
             | Self::SetLink { .. }
             | Self::DelAddr(_)
             | Self::DelNeigh(_)
+            | Self::DelProxy(_)
+            | Self::Announce(_)
             | Self::DelFdb(..)
             | Self::DelRoute(_)
             | Self::DelRule(_) => return None,
@@ -121,6 +131,9 @@ impl fmt::Display for Step {
             Self::DelAddr(k) => write!(f, "remove address {}/{} from {}", k.addr, k.prefix_len, k.dev),
             Self::PutNeigh(k, mac) => write!(f, "set neighbour {} on {} to {mac}", k.addr, k.dev),
             Self::DelNeigh(k) => write!(f, "remove neighbour {} from {}", k.addr, k.dev),
+            Self::PutProxy(k) => write!(f, "answer for {} on {}", k.addr, k.dev),
+            Self::DelProxy(k) => write!(f, "no longer answer for {} on {}", k.addr, k.dev),
+            Self::Announce(k) => write!(f, "announce {} on {}", k.addr, k.dev),
             Self::PutFdb(k, dst) => {
                 write!(f, "set forwarding entry {} on {} to {dst}", hex(k.mac), k.dev)
             }
@@ -129,10 +142,18 @@ impl fmt::Display for Step {
             }
             Self::PutRoute(k, _) => write!(f, "write route to {} in table {}", k.dst, k.table),
             Self::DelRoute(k) => write!(f, "remove route to {} from table {}", k.dst, k.table),
-            Self::AddRule(r) => write!(f, "add {} rule {} to table {}", r.family, r.priority, r.table),
-            Self::DelRule(r) => write!(f, "remove {} rule {} to table {}", r.family, r.priority, r.table),
+            Self::AddRule(r) => {
+                write!(f, "add {} rule {}{} to table {}", r.family, r.priority, sources(r), r.table)
+            }
+            Self::DelRule(r) => {
+                write!(f, "remove {} rule {}{} to table {}", r.family, r.priority, sources(r), r.table)
+            }
         }
     }
+}
+
+fn sources(rule: &Rule) -> String {
+    rule.from.map(|prefix| format!(" from {prefix}")).unwrap_or_default()
 }
 
 fn hex(mac: [u8; 6]) -> String {
@@ -168,9 +189,9 @@ impl Plan {
 
 /// Computes the plan.
 ///
-/// Order: filter and global parameters first; devices that must go (a new device may need their name or VNI);
-/// devices; what is on them; routes; rules; then the removal of what is no longer wanted, so that a changed path
-/// works before the old one goes.
+/// Order: filter and global parameters first; no more answers for addresses that are not here; devices that must go (a
+/// new device may need their name or VNI); devices; what is on them; routes; rules; answers for addresses that are here
+/// and word of it; then the removal of what is no longer wanted, so that a changed path works before the old one goes.
 #[must_use]
 pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     let links = Links::between(desired, actual);
@@ -187,6 +208,8 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     let of_others = |device: &str| !links.ours.contains(device);
     steps.extend(sysctls(desired, actual, &links, |device| device.is_some_and(of_others)));
     steps.extend(sysctls(desired, actual, &links, |device| device.is_none()));
+    let proxies = proxies(desired, actual);
+    steps.extend(proxies.remove.into_iter().map(Step::DelProxy));
     steps.extend(links.del.iter().cloned().map(Step::DelLink));
     steps.extend(links.put.iter().cloned());
     steps.extend(sysctls(desired, actual, &links, |device| device.is_some_and(|d| links.ours.contains(d))));
@@ -202,6 +225,9 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     steps.extend(put_fdb);
     steps.extend(routes.put.into_iter().map(|(k, r)| Step::PutRoute(k, r)));
     steps.extend(add_rules);
+    let answered: Vec<ProxyKey> = proxies.put.into_iter().map(|(key, ())| key).collect();
+    steps.extend(answered.iter().cloned().map(Step::PutProxy));
+    steps.extend(answered.into_iter().map(Step::Announce));
     steps.extend(del_rules);
     steps.extend(routes.remove.into_iter().map(Step::DelRoute));
     steps.extend(del_fdb);
@@ -486,6 +512,21 @@ fn routes(desired: &Desired, actual: &Actual, links: &Links) -> Delta<RouteKey, 
         .map(|(k, r)| (k.clone(), r))
         .collect();
     delta::between(&wanted, &seen, |d, s| **s == SeenRoute::Known(d.clone()), |k, _| ours::table(k.table))
+}
+
+fn proxies(desired: &Desired, actual: &Actual) -> Delta<ProxyKey, ()> {
+    let wanted: BTreeMap<_, _> = desired.proxies.iter().map(|key| (key.clone(), ())).collect();
+    // Of a device that stays as it is, the routes tell the addresses.
+    let is_spared = |key: &ProxyKey| {
+        let route = actual.routes.get(&RouteKey::new(table::LOCAL_PODS, Cidr::host(key.addr)));
+        matches!(route, Some(SeenRoute::Known(r)) if r.target.dev().is_some_and(|d| desired.spared.contains(d)))
+    };
+    delta::between(
+        &wanted,
+        &actual.proxies,
+        |(), protocol| ours::proxy(*protocol),
+        |key, protocol| ours::proxy(*protocol) && !is_spared(key),
+    )
 }
 
 fn rules(desired: &Desired, actual: &Actual) -> (Vec<Step>, Vec<Step>) {

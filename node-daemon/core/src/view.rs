@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use braid_types::model::{BlockDef, NetworkDef, NodeDef, PodRef, SubnetDef};
+use braid_types::well_known::table;
 use braid_types::{Cidr, Family, IfName, Mac, PerFamily};
 
-use crate::actual::Actual;
+use crate::actual::{Actual, SeenRoute};
+use crate::desired::{Networks, Target};
 use crate::ours;
-use crate::overlay::{Realised, Tunnel, choose_parent, parent_address};
+use crate::overlay::{Tunnel, choose_parent, parent_address};
 
 /// One node's part of the cluster state, joined with what its kernel and its journal show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,13 +25,18 @@ pub struct NodeView {
     pub links: BTreeMap<IfName, HostLink>,
     /// VXLAN devices of ours that exist: see [`tunnels`].
     pub tunnels: BTreeMap<IfName, Tunnel>,
+    /// Devices to which the tables of underlay Subnets lead, by table: see [`wires`].
+    pub wires: BTreeMap<u32, IfName>,
     /// Networks that this node is to realise, by name. The caller has already applied membership
-    /// (`nodeSelector`) and `Ready`; kinds other than VXLAN are left alone.
+    /// (`nodeSelector`) and `Ready`.
     pub networks: BTreeMap<String, NetworkDef>,
+    /// Names of the Networks of the cluster whose packets are on the physical network as they are, whether this node
+    /// takes part or not.
+    pub underlays: BTreeSet<String>,
     /// This node's own addresses in each overlay, by Network name: the IPInstances with interface `vtep`.
     pub vteps: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// The Subnets of the cluster that are in force, and those of which nodes still hold blocks, by name: where they
-    /// extend to ([`NodeView::extents`]) is "inside the cluster" for masquerading.
+    /// The Subnets of the cluster that are in force, and those that are not and may still have pods, by name. Where
+    /// those of overlays extend to ([`NodeView::extents`]) is "inside the cluster" for masquerading.
     pub subnets: BTreeMap<String, SubnetDef>,
     /// Blocks of all nodes, by object name.
     pub blocks: BTreeMap<String, BlockDef>,
@@ -52,7 +59,7 @@ pub struct HostRouted {
     pub node: String,
 }
 
-/// A device of the host that may carry an overlay.
+/// A device of the host that may carry packets of pods.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostLink {
     /// MTU in bytes.
@@ -121,10 +128,12 @@ pub struct Attachment {
 impl NodeView {
     /// The address from which this node talks to its own pods: the parent's, so that probes show the node's
     /// address; where the parent has none of a family, the node's own address in the overlay.
-    pub(crate) fn node_source(&self, network: &str, overlays: &Realised) -> PerFamily<Option<IpAddr>> {
-        let overlay = overlays.get(network).and_then(|o| o.as_ref().ok());
+    pub(crate) fn node_source(&self, network: &str, realised: &Networks) -> PerFamily<Option<IpAddr>> {
+        let overlay = realised.overlays.get(network).and_then(|o| o.as_ref().ok());
+        let underlay = realised.underlays.get(network).and_then(|u| u.as_ref().ok());
         let chosen = || self.networks.get(network).and_then(|n| choose_parent(&self.links, n));
-        let parent = overlay.map(|o| &o.parent).or_else(chosen).and_then(|name| self.links.get(name));
+        let parent = overlay.map(|o| &o.parent).or(underlay.map(|u| &u.parent)).or_else(chosen);
+        let parent = parent.and_then(|name| self.links.get(name));
         PerFamily::from_fn(|family| {
             let own = || overlay.and_then(|o| *o.addresses.get(family));
             let usable = self.families.contains(&family);
@@ -137,13 +146,18 @@ impl NodeView {
     /// The prefixes of a Subnet in which its addresses are.
     ///
     /// One that is not in force has none of its own, as its prefix may be wrong or another Subnet's. Where it was in
-    /// force before, pods may still have addresses of it: those are in its blocks.
+    /// force before, pods may still have addresses of it: those are in its blocks, and in an underlay, which has no
+    /// blocks, they are known of this node's pods only.
     #[must_use]
     pub fn extents(&self, subnet: &SubnetDef) -> Vec<Cidr> {
         if subnet.ready {
             return vec![subnet.cidr];
         }
-        self.blocks.values().filter(|b| b.subnet == subnet.name).map(|b| b.cidr).collect()
+        let blocks = self.blocks.values().filter(|b| b.subnet == subnet.name).map(|b| b.cidr);
+        let is_underlay = self.underlays.contains(&subnet.network);
+        let of_network = self.attachments.values().filter(|a| is_underlay && a.network == subnet.network);
+        let pods = of_network.flat_map(|a| &a.addresses).filter(|a| subnet.cidr.contains(**a));
+        blocks.chain(pods.copied().map(Cidr::host)).collect()
     }
 }
 
@@ -163,6 +177,20 @@ pub fn tunnels(actual: &Actual) -> BTreeMap<IfName, Tunnel> {
         Some((name.clone(), tunnel))
     })
     .collect()
+}
+
+/// The devices to which the tables of underlay Subnets lead, from a dump of routes.
+#[must_use]
+pub fn wires(actual: &Actual) -> BTreeMap<u32, IfName> {
+    let of_subnets = actual.routes.iter().filter(|(key, _)| table::SUBNETS.contains(&key.table));
+    let on_link = of_subnets.filter_map(|(key, route)| match route {
+        SeenRoute::Known(route) => match &route.target {
+            Target::OnLink { dev } => Some((key.table, dev.clone())),
+            Target::Via { .. } | Target::Unreachable => None,
+        },
+        SeenRoute::Other => None,
+    });
+    on_link.collect()
 }
 
 /// The devices of the host that are not Braid's, from a dump.

@@ -76,6 +76,7 @@ impl<'a> Run<'a> {
             Step::DelTable => Some(self.filter(nft::delete)),
             Step::AddElements(elements) => Some(self.filter(|s| nft::add(s, elements))),
             Step::DelElements(elements) => Some(self.filter(|s| nft::remove(s, elements))),
+            Step::Announce(key) => Some(self.direct(|kernel| kernel.announce(key))),
             Step::AddVxlan(link) => {
                 Some(self.with_devices(|kernel, devices| kernel.add_vxlan(link, devices)))
             }
@@ -178,6 +179,8 @@ pub(crate) fn on_device(step: &Step, devices: &Devices) -> Result<Message, Kerne
         Step::DelAddr(key) => rt::addr::del(key, devices)?,
         Step::PutNeigh(key, mac) => rt::neigh::put(key.addr, *mac, devices.index(&key.dev)?),
         Step::DelNeigh(key) => rt::neigh::del(key.addr, devices.index(&key.dev)?),
+        Step::PutProxy(key) => rt::neigh::put_proxy(key.addr, devices.index(&key.dev)?),
+        Step::DelProxy(key) => rt::neigh::del_proxy(key.addr, devices.index(&key.dev)?),
         Step::PutFdb(key, dst) => rt::neigh::put_fdb(key, *dst, devices.index(&key.dev)?),
         Step::DelFdb(key, dst) => rt::neigh::del_fdb(key, *dst, devices.index(&key.dev)?),
         Step::PutRoute(key, route) => rt::route::put(key, route, devices)?,
@@ -192,6 +195,7 @@ pub(crate) fn on_device(step: &Step, devices: &Devices) -> Result<Message, Kerne
         | Step::DelLink(_)
         | Step::AddVxlan(_)
         | Step::AddVeth { .. }
+        | Step::Announce(_)
         | Step::SetLink { .. } => unreachable!("{step} is no step on a device"),
     })
 }
@@ -203,6 +207,7 @@ fn harmless(step: &Step, refusal: &Refusal) -> bool {
         Step::DelLink(_)
         | Step::DelAddr(_)
         | Step::DelNeigh(_)
+        | Step::DelProxy(_)
         | Step::DelFdb(..)
         | Step::DelRoute(_)
         | Step::DelRule(_) => matches!(refusal.errno, ENODEV | ENOENT | ESRCH | EADDRNOTAVAIL),

@@ -1,8 +1,9 @@
 //! One pod interface: making it, removing it, comparing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -48,7 +49,7 @@ impl Kernel {
         })
     }
 
-    /// Steps on the host's devices are sent together, as soon as the pair exists.
+    /// Steps on the host's devices are sent together, as soon as the pair exists; then the pod's addresses are announced.
     fn attach_steps<'a>(
         &self,
         wiring: &Wiring,
@@ -61,6 +62,7 @@ impl Kernel {
         };
         let mut devices = Devices::default();
         let mut rest = Vec::new();
+        let mut words = Vec::new();
         for step in steps {
             match step {
                 Step::AddElements(elements) => {
@@ -69,13 +71,14 @@ impl Kernel {
                 }
                 Step::AddVeth { link, pod } => {
                     let index = self.make_pair(link, pod).map_err(failed(step))?;
-                    devices = [(wiring.link.name.clone(), index)].into_iter().collect();
+                    devices = self.with_parents(wiring, index).map_err(failed(step))?;
                     done.push(step);
                 }
                 Step::SetSysctl { path, value } => {
                     ensure_sysctl(path, value).map_err(failed(step))?;
                     done.push(step);
                 }
+                Step::Announce(key) => words.push((step, key)),
                 other => rest.push((other, on_device(other, &devices).map_err(failed(other))?)),
             }
         }
@@ -92,7 +95,20 @@ impl Kernel {
                 }
             }
         }
-        first_failure.map_or(Ok(()), Err)
+        if let Some(failure) = first_failure {
+            return Err(failure);
+        }
+        words.into_iter().try_for_each(|(step, key)| self.announce(key).map_err(failed(step)))
+    }
+
+    /// The pair, and the devices on which the node answers for the pod.
+    fn with_parents(&self, wiring: &Wiring, index: u32) -> Result<Devices, KernelError> {
+        let mut known = vec![(wiring.link.name.clone(), index)];
+        for dev in wiring.proxies.iter().map(|key| &key.dev).collect::<BTreeSet<_>>() {
+            let seen = self.route.with(|socket| read_link(socket, dev))?;
+            known.extend(seen.map(|seen| (dev.clone(), seen.index)));
+        }
+        Ok(known.into_iter().collect())
     }
 
     /// Makes a veth pair and its end in the pod; returns the index of the host's end. Leaves nothing behind when
@@ -135,12 +151,19 @@ impl Kernel {
         Ok(seen.index)
     }
 
-    /// Removes a pod's interface: the pair with all that hangs on it, and the set elements. What is already gone
-    /// is no error. Without the wiring, the elements are searched by device.
+    /// Removes a pod's interface: the answers for those of its addresses that nobody else has here (`unanswered`), the
+    /// pair with all that hangs on it, and the set elements. What is already gone is no error. Without the wiring, the
+    /// elements are searched by device.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), KernelError> {
+    pub fn detach(
+        &self,
+        host_if: &IfName,
+        wiring: Option<&Wiring>,
+        unanswered: &BTreeSet<IpAddr>,
+    ) -> Result<(), KernelError> {
+        self.stop_answering(unanswered)?;
         let operation = format!("remove device {host_if}");
         let seen = self.route.with(|socket| read_link(socket, host_if))?;
         if seen.is_some_and(|seen| ours::link(host_if, &seen)) {
@@ -160,6 +183,21 @@ impl Kernel {
         })
     }
 
+    /// No longer answers for addresses, on whatever device.
+    fn stop_answering(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let all = self.dump_proxies()?;
+        let ours =
+            all.into_iter().filter(|(key, made_by)| addresses.contains(&key.addr) && ours::proxy(*made_by));
+        let plan = Plan { steps: ours.map(|(key, _)| Step::DelProxy(key)).collect(), ..Plan::default() };
+        if plan.is_empty() {
+            return Ok(());
+        }
+        self.apply(&plan).failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
+    }
+
     /// Compares a pod's interface with what [`Kernel::attach`] made.
     ///
     /// # Errors
@@ -177,6 +215,13 @@ impl Kernel {
                     found.push(Mismatch { what: format!("device {} is down or has another MTU", end.name) });
                 }
             }
+        }
+        if !wiring.proxies.is_empty() {
+            let all = self.dump_proxies()?;
+            let missing = wiring.proxies.iter().filter(|key| !all.contains_key(key));
+            found.extend(
+                missing.map(|k| Mismatch { what: format!("nobody answers for {} on {}", k.addr, k.dev) }),
+            );
         }
         let pod = &wiring.pod;
         netns::enter(&netns::open_of(pod)?, Path::new(&pod.netns), || compare_pod_end(pod, &mut found))??;
@@ -317,7 +362,7 @@ fn lookup_routes(
     Ok(())
 }
 
-fn read_link(
+pub(crate) fn read_link(
     socket: &mut Socket,
     name: &IfName,
 ) -> Result<Option<braid_node_core::actual::SeenLink>, KernelError> {

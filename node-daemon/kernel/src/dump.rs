@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use braid_node_core::actual::{Actual, SeenFdb};
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, ProxyKey};
 use braid_node_core::ours;
 use braid_types::{Family, IfName};
 
@@ -51,6 +51,46 @@ impl Kernel {
         Ok(actual)
     }
 
+    /// Reads the routes in the tables of underlay Subnets, for `braid_node_core::view::wires`.
+    ///
+    /// # Errors
+    /// As with [`Kernel::dump`].
+    pub fn dump_wires(&self) -> Result<Actual, KernelError> {
+        self.route.with(|socket| {
+            let mut actual = Actual { links: links(socket)?, ..Actual::default() };
+            let devices = Devices::of(&actual);
+            self.routes(socket, &devices, &mut actual)?;
+            Ok(actual)
+        })
+    }
+
+    /// Reads the proxy neighbours of both families on all devices.
+    ///
+    /// # Errors
+    /// As with [`Kernel::dump`].
+    pub fn dump_proxies(&self) -> Result<BTreeMap<ProxyKey, u8>, KernelError> {
+        self.route.with(|socket| {
+            let links = links(socket)?;
+            let devices = links.into_iter().map(|(name, link)| (name, link.index)).collect();
+            proxies(socket, &devices)
+        })
+    }
+
+    /// Reads the routes with our protocol number.
+    fn routes(&self, socket: &mut Socket, devices: &Devices, actual: &mut Actual) -> Result<(), KernelError> {
+        for family in &self.families {
+            let routes = socket.dump("routes", &rt::route::list_ours(*family))?;
+            let ours = routes
+                .of(rt::route::NEW)
+                .filter(|b| rt::route::protocol(b) == Some(braid_types::well_known::ROUTE_PROTOCOL));
+            for (key, seen) in ours.filter_map(|b| rt::route::read(b, devices)) {
+                // Of several with one key the kernel uses the first.
+                actual.routes.entry(key).or_insert(seen);
+            }
+        }
+        Ok(())
+    }
+
     fn dump_routing(&self, socket: &mut Socket, scope: &Scope) -> Result<Actual, KernelError> {
         let mut actual = Actual { links: links(socket)?, ..Actual::default() };
         let devices = Devices::of(&actual);
@@ -71,17 +111,11 @@ impl Kernel {
         for family in &self.families {
             let rules = socket.dump("rules", &rt::rule::list(*family))?;
             actual.rules.extend(rules.of(rt::rule::NEW).filter_map(rt::rule::read));
-            let routes = socket.dump("routes", &rt::route::list_ours(*family))?;
-            let ours = routes
-                .of(rt::route::NEW)
-                .filter(|b| rt::route::protocol(b) == Some(braid_types::well_known::ROUTE_PROTOCOL));
-            for (key, seen) in ours.filter_map(|b| rt::route::read(b, &devices)) {
-                // Of several with one key the kernel uses the first.
-                actual.routes.entry(key).or_insert(seen);
-            }
         }
+        self.routes(socket, &devices, &mut actual)?;
         let neighs = socket.dump("neighbours", &rt::neigh::list())?;
         actual.neighs = neighs.of(rt::neigh::NEW).filter_map(|b| rt::neigh::read(b, &devices)).collect();
+        actual.proxies = proxies(socket, &devices)?;
         actual.fdb = fdb(socket, &actual, &devices)?;
         Ok(actual)
     }
@@ -110,6 +144,11 @@ pub(crate) fn links(
         (r.name, r.seen)
     });
     Ok(links.collect())
+}
+
+pub(crate) fn proxies(socket: &mut Socket, devices: &Devices) -> Result<BTreeMap<ProxyKey, u8>, KernelError> {
+    let replies = socket.dump("proxy neighbours", &rt::neigh::list_proxies())?;
+    Ok(replies.of(rt::neigh::NEW).filter_map(|b| rt::neigh::read_proxy(b, devices)).collect())
 }
 
 fn fdb(

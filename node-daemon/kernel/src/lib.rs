@@ -1,15 +1,18 @@
 //! The only crate that talks to the kernel: rtnetlink, nftables, network namespaces, kernel parameters.
 //!
 //! [`Kernel::dump`] reads, [`Kernel::apply`] carries out a plan that `braid-node-core` made, [`Kernel::attach`] and
-//! [`Kernel::detach`] wire one pod, [`Monitor`] tells when something changed behind our back. All calls block and
+//! [`Kernel::detach`] wire one pod, [`Kernel::probe`] and [`Kernel::announce`] speak of its addresses on the physical network,
+//! [`Monitor`] tells when something changed behind our back. All calls block and
 //! are meant for threads that may.
 //!
 //! **Invariant:** nothing is decided here. What a step says is done; what no step names is left alone.
 
+mod announce;
 mod apply;
 mod attach;
 mod dump;
 mod error;
+mod frame;
 mod monitor;
 pub mod netns;
 mod nft;
@@ -24,6 +27,7 @@ use std::sync::Arc;
 
 use braid_types::Family;
 
+pub use announce::Holder;
 pub use attach::Mismatch;
 pub use dump::Scope;
 pub use error::{AttachError, Failed, KernelError, Refusal, Report, Side};

@@ -97,11 +97,11 @@ pub(crate) fn network() -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: vec![],
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(4).unwrap(),
             port: 8472,
             encapsulation: Encapsulation::Always,
-            interfaces: vec![],
         }),
         vlan: None,
         ready: true,

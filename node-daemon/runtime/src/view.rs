@@ -70,6 +70,7 @@ mod tests {
             namespaces: None,
             mtu: None,
             space: String::new(),
+            interfaces: vec![],
             vxlan: None,
             vlan: None,
             ready,

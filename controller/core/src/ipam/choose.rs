@@ -6,7 +6,6 @@ use braid_types::model::{InstanceDef, NetworkDef, SubnetDef};
 use braid_types::{AddrRange, Family, Mac};
 
 use super::{Choice, FamilyWish, Ipam, PodRequest, Refusal};
-use crate::verdict::type_name;
 
 /// Where the address of one family comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,8 +182,8 @@ impl Ipam {
 
     pub(super) fn check_usable(&self, network: &NetworkDef) -> Result<(), Refusal> {
         let name = network.name.clone();
-        if !network.kind.is_supported() {
-            return Err(Refusal::NotSupported { network: name, kind: type_name(network.kind) });
+        if let Some(what) = network.unsupported() {
+            return Err(Refusal::NotSupported { network: name, what });
         }
         let why = match self.network_loss(&network.name) {
             _ if network.deleting => "it is being deleted; choose another Network".to_owned(),

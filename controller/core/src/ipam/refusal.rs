@@ -119,14 +119,12 @@ pub enum Refusal {
         why: String,
     },
     /// This version cannot realise the type.
-    #[error(
-        "Network {network} is of type {kind}, which this version does not support; choose another Network"
-    )]
+    #[error("Network {network} is of {what}, which this version does not support; choose another Network")]
     NotSupported {
         /// Its name.
         network: String,
-        /// Its type.
-        kind: &'static str,
+        /// Its type, as far as that matters.
+        what: String,
     },
     /// The Network's `allowedNamespaces` leaves the namespace out.
     #[error(

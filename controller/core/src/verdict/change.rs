@@ -125,7 +125,7 @@ fn subnet_written(old: Option<&SubnetDef>, new: &SubnetDef, ipam: &Ipam) -> Resu
     let def = SubnetDef { created, ..new.clone() };
     let others = ipam.subnets().filter(|s| s.name != new.name);
     let after = Standing::of(ipam.networks(), others.chain([&def]), ipam.off_limits());
-    let waits = ["NetworkMissing", "NetworkNotReady"];
+    let waits = ["NetworkMissing", "NetworkNotReady", "NotSupported"];
     let lost_already = |loss: &&Loss| old.is_some() && ipam.standing().subnet(&new.name) == Some(*loss);
     let loss = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason));
     if let Some(loss) = loss.filter(|l| !lost_already(l)) {

@@ -39,22 +39,6 @@ pub struct Standing {
     subnets: BTreeMap<String, Loss>,
 }
 
-/// A type's name as users write it.
-#[must_use]
-pub fn type_name(kind: NetworkType) -> &'static str {
-    match kind {
-        NetworkType::Vxlan => "VXLAN",
-        NetworkType::Vlan => "VLAN",
-        NetworkType::Bgp => "BGP",
-        NetworkType::Direct => "Direct",
-        NetworkType::Macvlan => "MACVLAN",
-        NetworkType::Ipvlan => "IPVLAN",
-        NetworkType::Ipip => "IPIP",
-        NetworkType::Udp => "UDP",
-        NetworkType::Bridge => "Bridge",
-    }
-}
-
 impl Standing {
     /// Judges all Networks and Subnets together.
     pub fn of<'a>(
@@ -108,9 +92,10 @@ fn judge_networks(oldest_first: &[&NetworkDef]) -> BTreeMap<String, Loss> {
 }
 
 fn network_loss(net: &NetworkDef, vnis: &BTreeMap<u32, &str>) -> Option<Loss> {
-    if !net.kind.is_supported() {
-        let kind = type_name(net.kind);
-        return Loss::new("NotSupported", format!("type {kind} is not supported by this version"));
+    if let Some(what) = net.unsupported() {
+        let so_far =
+            if net.kind == NetworkType::Vlan { "; untagged VLANs (spec.vlan.id: 0) are" } else { "" };
+        return Loss::new("NotSupported", format!("{what} is not supported by this version{so_far}"));
     }
     let vni = net.vxlan.as_ref()?.vni;
     let other = vnis.get(&vni.get())?;
@@ -189,7 +174,7 @@ fn overlap_loss(sub: &SubnetDef, in_force: &BTreeMap<IpAddr, (Cidr, &str)>) -> O
 }
 
 fn shape_loss(sub: &SubnetDef, net: &NetworkDef) -> Option<Loss> {
-    let kind = type_name(net.kind);
+    let kind = net.kind.name();
     let on_a_wire = matches!(net.kind, NetworkType::Vlan | NetworkType::Macvlan | NetworkType::Ipvlan);
     match (net.vlan, sub.vlan) {
         (Some(a), Some(b)) => {
@@ -204,6 +189,12 @@ fn shape_loss(sub: &SubnetDef, net: &NetworkDef) -> Option<Loss> {
                 format!("spec.vlan {id} has no meaning in Network {} of type {kind}; remove it", net.name),
             );
         }
+        (None, Some(id)) if net.kind == NetworkType::Vlan && id.get() != 0 => {
+            return Loss::new(
+                "NotSupported",
+                format!("spec.vlan {id} is not supported by this version; untagged VLANs (0) are"),
+            );
+        }
         (None, None) if net.kind == NetworkType::Vlan => {
             return Loss::new(
                 "VlanMissing",
@@ -216,6 +207,16 @@ fn shape_loss(sub: &SubnetDef, net: &NetworkDef) -> Option<Loss> {
         return Loss::new(
             "GatewayMissing",
             format!("Network {} is of type {kind}, so spec.gateway is required; set it", net.name),
+        );
+    }
+    if on_a_wire && sub.nat_outgoing {
+        return Loss::new(
+            "NatNotUsed",
+            format!(
+                "spec.natOutgoing is for overlays: pods of Network {} of type {kind} are known by their own addresses; \
+                 set it to false",
+                net.name
+            ),
         );
     }
     None

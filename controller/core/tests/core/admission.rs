@@ -28,7 +28,7 @@ fn several() -> Lists {
         NetworkDef { nodes: on_n1(), ..network("lab", 5) },
         NetworkDef { namespaces: Some(team()), ..network("team", 6) },
         NetworkDef { ready: false, ..network("fresh", 7) },
-        NetworkDef { kind: NetworkType::Vlan, vxlan: None, ..network("office", 8) },
+        NetworkDef { kind: NetworkType::Macvlan, vxlan: None, ..network("office", 8) },
         NetworkDef { created: 200, ..network("twin", 4) },
     ]);
     lists.subnets.extend([
@@ -111,7 +111,7 @@ fn contradictions_are_refused_with_the_sentence_of_the_grant() {
     let (mut ipam, restored) = start(several());
     let both = |choice: Choice, net: &str| Choice { network: Some(net.to_owned()), ..choice };
     let cases = [
-        (at("office"), "type VLAN"),
+        (at("office"), "type MACVLAN"),
         (at("team"), "namespace shop may not use Network team"),
         (both(of(&["lab4"]), "overlay"), "Subnet lab4 belongs to Network lab, not to overlay"),
         (families(FamilyWish::Only(Family::V6), ips(&["10.0.0.9"])), "10.0.0.9 is IPv4"),

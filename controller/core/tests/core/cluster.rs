@@ -19,11 +19,11 @@ pub(crate) fn network(name: &str, vni: i64) -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: Vec::new(),
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(vni).unwrap(),
             port: 8472,
             encapsulation: Encapsulation::Always,
-            interfaces: Vec::new(),
         }),
         vlan: None,
         ready: true,

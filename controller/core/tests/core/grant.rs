@@ -223,7 +223,7 @@ fn every_refusal_says_what_and_why() {
         match_expressions: vec![Requirement { key: key.into(), operator: Operator::Exists, values: vec![] }],
     };
     lists.networks.extend([
-        NetworkDef { kind: NetworkType::Vlan, vxlan: None, ..network("vlan", 1) },
+        NetworkDef { kind: NetworkType::Macvlan, vxlan: None, ..network("macvlan", 1) },
         NetworkDef { ready: false, ..network("fresh", 7) },
         NetworkDef { created: 200, ..network("same-vni", 4) },
         NetworkDef { nodes: labelled("rack"), ..network("rack", 8) },
@@ -241,7 +241,7 @@ fn every_refusal_says_what_and_why() {
     let fam = |f, c: Choice| Choice { family: Some(f), ..c };
     let cases: Vec<(Choice, &str, &str)> = vec![
         (named("nope"), "NetworkMissing", "Network nope does not exist"),
-        (named("vlan"), "NotSupported", "type VLAN"),
+        (named("macvlan"), "NotSupported", "type MACVLAN"),
         (named("fresh"), "NetworkNotReady", "passes by itself"),
         (named("same-vni"), "NetworkNotReady", "VNI 4 is used by the older Network overlay"),
         (named("rack"), "NotMember", "node n1 is no member of Network rack"),

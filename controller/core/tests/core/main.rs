@@ -5,6 +5,7 @@ mod block_histories;
 mod blocks;
 mod cluster;
 mod events;
+mod flat;
 mod grant;
 mod handover;
 mod kept;

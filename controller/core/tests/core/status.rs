@@ -15,7 +15,7 @@ use crate::cluster::{give, lists, network, request, start, subnet};
 fn counts_follow_every_step() {
     let (mut ipam, restored) = start(lists("10.0.0.0/29", "fd00::/64"));
     let tables = ipam.routing_tables();
-    assert_eq!((tables["v4"], tables["v6"]), (10001, 10002));
+    assert_eq!(tables.len(), 0, "overlays share a table");
     assert!(!ipam.subnet_status("v4", &tables).unwrap().in_use);
     let made: Vec<_> = (0..6).map(|n| give(&mut ipam, &restored, &request(n, "n1"))).collect();
     let status = ipam.subnet_status("v4", &tables).unwrap();

@@ -573,11 +573,11 @@ fn network() -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: Vec::new(),
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(4).expect("a VNI"),
             port: 8472,
             encapsulation: Encapsulation::Always,
-            interfaces: Vec::new(),
         }),
         vlan: None,
         ready: true,

@@ -236,9 +236,10 @@ fn plan_subnet(world: &World, name: &str) -> Option<Plan<Subnet, SubnetStatus>> 
 }
 
 fn class_of(kind: NetworkType) -> NetworkClass {
-    match kind {
-        NetworkType::Vxlan | NetworkType::Ipip | NetworkType::Udp => NetworkClass::Overlay,
-        _ => NetworkClass::Underlay,
+    if braid_types::model::NetworkType::from(kind).is_overlay() {
+        NetworkClass::Overlay
+    } else {
+        NetworkClass::Underlay
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use braid_types::model::SubnetDef;
 use braid_types::{AddrRange, Cidr, Family, IfName, Mac};
 
 use super::link::{GROUP_PODS, GROUP_TUNNELS};
@@ -207,7 +208,10 @@ impl Table {
         let mac_key = vec![Field::IifName, Field::EtherSource];
         sets.insert(MACS.to_owned(), Set { key: mac_key, interval: false, elements: BTreeSet::new() });
         for family in Family::ALL {
-            let of_family = || view.subnets.values().filter(move |s| s.family() == family);
+            // Underlays are outside: there the pod's address is only one among those of other hosts, which know no
+            // addresses of overlays.
+            let in_overlay = |s: &&SubnetDef| !view.underlays.contains(&s.network);
+            let of_family = || view.subnets.values().filter(move |s| s.family() == family).filter(in_overlay);
             let ranges =
                 |key, cidrs: &[Cidr]| Set { key: vec![key], interval: true, elements: merged(cidrs) };
             let all: Vec<_> = of_family().flat_map(|s| view.extents(s)).collect();

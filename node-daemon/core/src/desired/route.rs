@@ -1,4 +1,4 @@
-//! Routes: host routes of local pods, block and host routes of overlays.
+//! Routes: host routes of local pods, block and host routes of overlays, the tables of underlay Subnets.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use braid_types::{Cidr, Family, IfName};
 
 use super::remote::{Remote, Remotes};
 use crate::overlay::Overlay;
+use crate::underlay::Underlay;
 use crate::view::NodeView;
 
 /// What makes a route unique in the kernel.
@@ -105,6 +106,24 @@ pub(super) fn of(view: &NodeView, overlays: &[Overlay], remotes: &Remotes<'_>) -
         let remote = remotes.get(&(place.network.as_str(), place.node.as_str()));
         if let Some(route) = remote.and_then(|r| to(r, Family::of(*addr))) {
             put(Cidr::host(*addr), route);
+        }
+    }
+    routes
+}
+
+/// The table of each Subnet of an underlay: its prefix on the device, and everything else by its router.
+pub(super) fn on_wires(underlays: &[&Underlay]) -> BTreeMap<RouteKey, Route> {
+    let mut routes = BTreeMap::new();
+    for underlay in underlays {
+        for segment in &underlay.segments {
+            let dev = underlay.parent.clone();
+            let on_link = Target::OnLink { dev: dev.clone() };
+            let by_router = Target::Via { gateway: segment.gateway, dev };
+            let all = Cidr::containing(segment.cidr.family().unspecified(), 0);
+            for (dst, target) in [(Some(segment.cidr), on_link), (all, by_router)] {
+                let key = dst.map(|dst| RouteKey::new(segment.table, dst));
+                routes.extend(key.map(|key| (key, Route { target, source: None, mtu: None })));
+            }
         }
     }
     routes

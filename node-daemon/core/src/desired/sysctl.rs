@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use braid_types::{Family, IfName};
 
 use crate::overlay::Overlay;
+use crate::underlay::Underlay;
 use crate::view::NodeView;
 
 /// A parameter's value.
@@ -31,6 +32,11 @@ pub fn dir(family: Family) -> &'static str {
     }
 }
 
+/// Path of a parameter of the neighbours of one device.
+fn of_neighbours(family: Family, dev: &IfName, name: &str) -> String {
+    format!("{}/neigh/{dev}/{name}", dir(family))
+}
+
 /// Path of a parameter of one device.
 #[must_use]
 pub fn of_device(family: Family, dev: &IfName, name: &str) -> String {
@@ -40,10 +46,12 @@ pub fn of_device(family: Family, dev: &IfName, name: &str) -> String {
 /// Whether a path names a parameter of one device, which exists only as long as the device does.
 #[must_use]
 pub fn device(path: &str) -> Option<&str> {
-    path.split('/').nth(2).filter(|d| path.contains("/conf/") && *d != "all" && *d != "default")
+    let mut parts = path.split('/').skip(1);
+    let of_devices = parts.next().is_some_and(|kind| matches!(kind, "conf" | "neigh"));
+    parts.next().filter(|d| of_devices && *d != "all" && *d != "default")
 }
 
-pub(super) fn of(view: &NodeView, overlays: &[Overlay]) -> BTreeMap<String, Sysctl> {
+pub(super) fn of(view: &NodeView, overlays: &[Overlay], underlays: &[&Underlay]) -> BTreeMap<String, Sysctl> {
     let mut all = BTreeMap::new();
     if view.families.contains(&Family::V4) {
         all.insert("ipv4/ip_forward".to_owned(), Sysctl::always("1"));
@@ -64,6 +72,15 @@ pub(super) fn of(view: &NodeView, overlays: &[Overlay]) -> BTreeMap<String, Sysc
             all.insert(of_device(Family::V4, &o.device, "rp_filter"), Sysctl::always("2"));
         }
         all.extend(enable_v6(view, &o.device));
+    }
+    for u in underlays {
+        for family in &view.families {
+            // By default answers for others wait up to 0.8 s, so that a host that has the address itself comes first.
+            all.insert(of_neighbours(*family, &u.parent, "proxy_delay"), Sysctl::always("0"));
+        }
+        if view.families.contains(&Family::V6) {
+            all.insert(of_device(Family::V6, &u.parent, "proxy_ndp"), Sysctl::always("1"));
+        }
     }
     all
 }

@@ -28,11 +28,11 @@ fn network(patterns: &[&str]) -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: patterns.iter().map(|p| p.parse().expect("pattern")).collect(),
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(4).expect("VNI"),
             port: 8472,
             encapsulation: Encapsulation::Always,
-            interfaces: patterns.iter().map(|p| p.parse().expect("pattern")).collect(),
         }),
         vlan: None,
         ready: true,

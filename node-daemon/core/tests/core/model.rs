@@ -66,6 +66,15 @@ fn one(kernel: &mut Actual, step: &Step) -> Result<(), String> {
             kernel.neighs.insert(key.clone(), SeenNeigh { mac: Some(*mac), permanent: true });
         }
         Step::DelNeigh(key) => kernel.neighs.remove(key).map(|_| ()).ok_or("no such neighbour")?,
+        Step::PutProxy(key) => {
+            device(kernel, &key.dev)?;
+            kernel.proxies.insert(key.clone(), ROUTE_PROTOCOL);
+        }
+        Step::DelProxy(key) => kernel.proxies.remove(key).map(|_| ()).ok_or("no such proxy")?,
+        Step::Announce(key) => {
+            let ours = kernel.proxies.get(key) == Some(&ROUTE_PROTOCOL);
+            ours.then_some(()).ok_or("announced before anybody answers")?;
+        }
         Step::PutFdb(key, dst) => {
             device(kernel, &key.dev)?;
             let entry = kernel.fdb.entry(key.clone()).or_default();
@@ -115,6 +124,7 @@ pub(crate) fn del_link(kernel: &mut Actual, name: &IfName) -> Result<(), String>
     kernel.links.remove(name).ok_or("no such device")?;
     kernel.addrs.retain(|k, _| k.dev != *name);
     kernel.neighs.retain(|k, _| k.dev != *name);
+    kernel.proxies.retain(|k, _| k.dev != *name);
     kernel.fdb.retain(|k, _| k.dev != *name);
     kernel.sysctls.retain(|path, _| sysctl::device(path) != Some(name.as_str()));
     kernel.routes.retain(|_, r| match r {
@@ -187,6 +197,7 @@ pub(crate) struct Foreign {
     pub(crate) rules: Vec<SeenRule>,
     pub(crate) routes: BTreeSet<String>,
     pub(crate) neighs: BTreeSet<String>,
+    pub(crate) proxies: BTreeSet<String>,
     pub(crate) fdb: BTreeSet<String>,
 }
 
@@ -212,7 +223,10 @@ pub(crate) fn foreign(kernel: &Actual) -> Foreign {
         })
     };
     let our_table = |t: u32| (10001..=40001).contains(&t);
-    let our_rule = |s: &SeenRule| s.protocol == 176 && s.plain && (3200..=3230).contains(&s.rule.priority);
+    let our_rule = |s: &SeenRule| {
+        let plain = s.plain && (s.rule.from.is_none() || [3229, 3230].contains(&s.rule.priority));
+        s.protocol == 176 && plain && (3200..=3230).contains(&s.rule.priority)
+    };
     let text = |x: &dyn std::fmt::Debug| format!("{x:?}");
     Foreign {
         links: kernel
@@ -230,6 +244,7 @@ pub(crate) fn foreign(kernel: &Actual) -> Foreign {
             .filter(|(k, s)| !is_ours(&k.dev) || !s.permanent)
             .map(|e| text(&e))
             .collect(),
+        proxies: kernel.proxies.iter().filter(|(_, protocol)| **protocol != 176).map(|e| text(&e)).collect(),
         fdb: kernel.fdb.iter().filter(|(k, _)| !is_ours(&k.dev)).map(|e| text(&e)).collect(),
     }
 }

@@ -45,7 +45,7 @@ proptest! {
         let after = reach(&goal, kernel);
         let now = foreign(&after);
         prop_assert_eq!((&now.links, &now.addrs, &now.rules), (&before.links, &before.addrs, &before.rules));
-        prop_assert_eq!((&now.routes, &now.fdb), (&before.routes, &before.fdb));
+        prop_assert_eq!((&now.routes, &now.fdb, &now.proxies), (&before.routes, &before.fdb, &before.proxies));
         let gone = apply(after.clone(), &diff(&Desired::default(), &after));
         let bare = foreign(&host());
         prop_assert_eq!(foreign(&gone), bare);

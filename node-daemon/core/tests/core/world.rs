@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use braid_node_core::actual::{Actual, SeenAddr, SeenLink, SeenNeigh, SeenRoute, SeenRule, SeenVxlan};
 use braid_node_core::desired::nft::Element;
-use braid_node_core::desired::{AddrKey, NeighKey, Route, RouteKey, Rule, Target};
+use braid_node_core::desired::{AddrKey, NeighKey, ProxyKey, Route, RouteKey, Rule, Target};
 use braid_node_core::view::{Attachment, HostLink, HostRouted, NodeView};
 use braid_types::model::{
     BlockDef, Encapsulation, NetworkDef, NetworkType, NodeDef, NodeNetworkDef, PodRef, SubnetDef, VtepDef,
     VxlanDef,
 };
-use braid_types::{Cidr, Family, IfName, Mac, Selector, Vni, host_veth_name};
+use braid_types::{Cidr, Family, IfName, Mac, Selector, VlanId, Vni, host_veth_name};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -38,6 +38,8 @@ pub(crate) struct Seed {
     blocks: BTreeSet<u8>,
     moved: BTreeSet<u8>,
     pods: BTreeSet<u8>,
+    /// An untagged Network: whether its prefix is the node's own, and its pods.
+    office: Option<(bool, BTreeSet<u8>)>,
 }
 
 pub(crate) fn seed() -> impl Strategy<Value = Seed> {
@@ -46,8 +48,9 @@ pub(crate) fn seed() -> impl Strategy<Value = Seed> {
         (any::<bool>(), prop_oneof![Just(1500u32), Just(9000)], 1u8..3),
         proptest::collection::vec(any::<(bool, bool, bool)>(), 2),
         (small(5u8), small(6u8), small(6u8), small(6u8)),
+        proptest::option::of((any::<bool>(), small(6u8))),
     )
-        .prop_map(|((v6, mtu, node_address), networks, (peers, blocks, moved, pods))| Seed {
+        .prop_map(|((v6, mtu, node_address), networks, (peers, blocks, moved, pods), office)| Seed {
             v6,
             mtu,
             node_address,
@@ -56,6 +59,7 @@ pub(crate) fn seed() -> impl Strategy<Value = Seed> {
             blocks,
             moved,
             pods,
+            office,
         })
 }
 
@@ -104,7 +108,69 @@ impl Seed {
             let a = attachment(*pod);
             view.attachments.insert(a.host_if.clone(), a);
         }
+        if let Some((shares_prefix, desks)) = &self.office {
+            let (v4, v6) = if *shares_prefix { OWN_PREFIXES } else { OTHER_PREFIXES };
+            add_office(&mut view, v4, v6);
+            for desk in desks {
+                let a = desk_of(*desk, v4, v6);
+                view.attachments.insert(a.host_if.clone(), a);
+            }
+        }
         view
+    }
+}
+
+/// Prefixes, without their ends, that the host's device is in, and that it is not in.
+const OWN_PREFIXES: (&str, &str) = ("192.168.1.", "2001:db8::");
+const OTHER_PREFIXES: (&str, &str) = ("10.20.0.", "fd20::");
+
+/// The untagged Network `office` with tables 10001 and 10002.
+pub(crate) fn add_office(view: &mut NodeView, v4: &str, v6: &str) {
+    let office = NetworkDef {
+        kind: NetworkType::Vlan,
+        vxlan: None,
+        vlan: VlanId::try_from(0).ok(),
+        ..vxlan("office", 0, Encapsulation::Always)
+    };
+    view.underlays.insert("office".into());
+    view.networks.insert("office".into(), office);
+    for (table, start, end) in [(10001, v4, "0/24"), (10002, v6, "/64")] {
+        let cidr = cidr(&format!("{start}{end}"));
+        let gateway = Some(ip(&format!("{start}fe").replace(".fe", ".254")));
+        let name = format!("office-{}", cidr.family());
+        let routing_table = Some(table);
+        let subnet = SubnetDef { gateway, routing_table, ..subnet(&name, "office", cidr, false) };
+        view.subnets.insert(name, subnet);
+    }
+}
+
+/// A pod in `office`.
+pub(crate) fn desk_of(desk: u8, v4: &str, v6: &str) -> Attachment {
+    let host = desk + 100;
+    Attachment {
+        network: "office".into(),
+        addresses: [ip(&format!("{v4}{host}")), ip(&format!("{v6}{host}"))].into(),
+        ..attachment(host)
+    }
+}
+
+fn subnet(name: &str, network: &str, cidr: Cidr, nat_outgoing: bool) -> SubnetDef {
+    SubnetDef {
+        name: name.into(),
+        created: 0,
+        network: network.into(),
+        cidr,
+        gateway: None,
+        ranges: vec![],
+        excluded: vec![],
+        reserved: vec![],
+        vlan: None,
+        block_size: 26,
+        private: false,
+        nat_outgoing,
+        routing_table: None,
+        ready: true,
+        deleting: false,
     }
 }
 
@@ -118,11 +184,11 @@ fn vxlan(network: &str, i: u8, encapsulation: Encapsulation) -> NetworkDef {
         namespaces: None,
         mtu: None,
         space: String::new(),
+        interfaces: vec![],
         vxlan: Some(VxlanDef {
             vni: Vni::try_from(i64::from(i) + 4).expect("VNI"),
             port: 8472,
             encapsulation,
-            interfaces: vec![],
         }),
         vlan: None,
         ready: true,
@@ -133,24 +199,7 @@ fn vxlan(network: &str, i: u8, encapsulation: Encapsulation) -> NetworkDef {
 fn add_subnets(view: &mut NodeView, network: &str, i: u8, nat: bool) {
     for cidr in [cidr(&format!("10.{i}.0.0/16")), cidr(&format!("fd00:{i}::/48"))] {
         let name = format!("{network}-{}", cidr.family());
-        let subnet = SubnetDef {
-            name: name.clone(),
-            created: 0,
-            network: network.into(),
-            cidr,
-            gateway: None,
-            ranges: vec![],
-            excluded: vec![],
-            reserved: vec![],
-            vlan: None,
-            block_size: 26,
-            private: false,
-            nat_outgoing: nat,
-            routing_table: None,
-            ready: true,
-            deleting: false,
-        };
-        view.subnets.insert(name, subnet);
+        view.subnets.insert(name.clone(), subnet(&name, network, cidr, nat));
     }
 }
 
@@ -226,17 +275,24 @@ pub(crate) fn host() -> Actual {
         let route = SeenRoute::Known(Route { target, source: None, mtu: None });
         kernel.routes.insert(RouteKey::new(table, cidr(dst)), route);
     }
-    let rule = |priority, table, protocol, plain| SeenRule {
-        rule: Rule { family: Family::V4, priority, table },
+    let rule = |priority, table, from, protocol, plain| SeenRule {
+        rule: Rule { family: Family::V4, priority, table, from },
         protocol,
         plain,
     };
+    let some = Some(cidr("10.20.0.0/24"));
     kernel.rules = vec![
-        rule(3200, 39999, 3, true),
-        rule(3205, 254, 176, false),
-        rule(3199, 40000, 176, true),
-        rule(32766, 254, 2, true),
+        rule(3200, 39999, None, 3, true),
+        rule(3205, 254, None, 176, false),
+        rule(3199, 40000, None, 176, true),
+        rule(3210, 40000, some, 176, true),
+        rule(3230, 10001, some, 3, true),
+        rule(3230, 10001, some, 176, false),
+        rule(32766, 254, None, 2, true),
     ];
+    for (addr, protocol) in [("10.20.0.9", 0), ("10.20.0.10", 3)] {
+        kernel.proxies.insert(ProxyKey { dev: name("eth0"), addr: ip(addr) }, protocol);
+    }
     kernel.rules.sort();
     kernel
 }
@@ -249,7 +305,7 @@ pub(crate) struct Damage {
 }
 
 pub(crate) fn damage() -> impl Strategy<Value = Vec<Damage>> {
-    proptest::collection::vec((0u8..20, any::<Index>()).prop_map(|(kind, at)| Damage { kind, at }), 0..8)
+    proptest::collection::vec((0u8..23, any::<Index>()).prop_map(|(kind, at)| Damage { kind, at }), 0..8)
 }
 
 fn pick<'a, T>(all: &'a [T], at: &Index) -> Option<&'a T> {
@@ -308,7 +364,7 @@ impl Damage {
                 let seen = Route { target: Target::Unreachable, source: None, mtu: None };
                 kernel.routes.insert(RouteKey::new(40000, cidr("10.99.0.0/24")), SeenRoute::Known(seen));
             }
-            (14, ..) => kernel.rules.retain(|r| r.protocol != 176 || !r.plain || r.rule.priority != 3210),
+            (14, ..) => kernel.rules.retain(|r| !braid_node_core::ours::rule(r) || r.rule.priority != 3210),
             (15, ..) => {
                 if let Some(rule) = kernel.rules.iter().find(|r| braid_node_core::ours::rule(r)).cloned() {
                     kernel.rules.push(rule);
@@ -321,6 +377,16 @@ impl Damage {
                     chain.rules.insert(0, String::new());
                 }
             }
+            (20, ..) => {
+                kernel.proxies.retain(|_, protocol| *protocol != 176);
+            }
+            (21, ..) => {
+                for host in [9, 77] {
+                    let key = ProxyKey { dev: name("eth0"), addr: ip(&format!("10.30.0.{host}")) };
+                    kernel.proxies.insert(key, 176);
+                }
+            }
+            (22, ..) => kernel.rules.retain(|r| !braid_node_core::ours::rule(r) || r.rule.priority < 3229),
             (18, ..) => {
                 for set in kernel.nft.iter_mut().flat_map(|t| t.sets.values_mut()).filter(|s| !s.interval) {
                     set.elements.pop_first();

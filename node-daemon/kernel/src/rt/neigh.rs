@@ -1,9 +1,10 @@
-//! Neighbours and forwarding entries of VXLAN devices, which the kernel carries in the same messages.
+//! Neighbours, proxy neighbours and forwarding entries of VXLAN devices, which the kernel carries in the same messages.
 
 use std::net::IpAddr;
 
 use braid_node_core::actual::SeenNeigh;
-use braid_node_core::desired::{FdbKey, NeighKey};
+use braid_node_core::desired::{FdbKey, NeighKey, ProxyKey};
+use braid_types::well_known::ROUTE_PROTOCOL;
 use braid_types::{Family, Mac};
 
 use super::{AF_BRIDGE, AF_UNSPEC, Devices, family_number};
@@ -17,9 +18,12 @@ pub(crate) const HEADER: usize = 12;
 const DST: u16 = 1;
 const LLADDR: u16 = 2;
 const IFINDEX: u16 = 8;
+const PROTOCOL: u16 = 12;
 pub(crate) const PERMANENT: u16 = 0x80;
 /// `NTF_SELF`: the device's own table, not the bridge's above it.
 const SELF: u8 = 0x02;
+/// `NTF_PROXY`: the host answers for the address.
+const PROXY: u8 = 0x08;
 
 fn header(family: u8, index: u32, state: u16, flags: u8) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
@@ -38,6 +42,16 @@ pub(crate) fn put(addr: IpAddr, mac: Mac, index: u32) -> Message {
 
 pub(crate) fn del(addr: IpAddr, index: u32) -> Message {
     Message::new(DEL, 0, &header(family_number(Family::of(addr)), index, 0, 0)).addr(DST, addr)
+}
+
+/// Answers for an address. Permanent, or the kernel would drop it with the carrier.
+pub(crate) fn put_proxy(addr: IpAddr, index: u32) -> Message {
+    let header = header(family_number(Family::of(addr)), index, PERMANENT, PROXY);
+    Message::new(NEW, flag::CREATE | flag::REPLACE, &header).addr(DST, addr).u8(PROTOCOL, ROUTE_PROTOCOL)
+}
+
+pub(crate) fn del_proxy(addr: IpAddr, index: u32) -> Message {
+    Message::new(DEL, 0, &header(family_number(Family::of(addr)), index, 0, PROXY)).addr(DST, addr)
 }
 
 /// Writes a forwarding entry; a single other destination of the same address is replaced.
@@ -61,6 +75,11 @@ pub(crate) fn list_of(index: u32) -> Message {
     list().u32(IFINDEX, index)
 }
 
+/// Asks for the proxy neighbours of both families on all devices.
+pub(crate) fn list_proxies() -> Message {
+    Message::new(GET, 0, &header(AF_UNSPEC, 0, 0, PROXY))
+}
+
 /// Asks for the forwarding entries of one device.
 pub(crate) fn list_fdb(index: u32) -> Message {
     Message::new(GET, 0, &header(AF_BRIDGE, 0, 0, 0)).u32(IFINDEX, index)
@@ -74,6 +93,15 @@ pub(crate) fn read(body: &[u8], devices: &Devices) -> Option<(NeighKey, SeenNeig
     let addr = wire::attr(body, HEADER, DST).and_then(wire::addr)?;
     let mac = wire::attr(body, HEADER, LLADDR).and_then(|v| v.try_into().ok()).and_then(Mac::new);
     Some((NeighKey { dev, addr }, SeenNeigh { mac, permanent: state & PERMANENT != 0 }))
+}
+
+/// Reads a proxy neighbour and who made it; 0 where nobody says so.
+pub(crate) fn read_proxy(body: &[u8], devices: &Devices) -> Option<(ProxyKey, u8)> {
+    super::family(*body.first()?)?;
+    let dev = devices.name(wire::u32_at(body, 4)?)?.clone();
+    let addr = wire::attr(body, HEADER, DST).and_then(wire::addr)?;
+    let protocol = wire::attr(body, HEADER, PROTOCOL).and_then(|v| v.first().copied());
+    (body.get(10)? & PROXY != 0).then(|| (ProxyKey { dev, addr }, protocol.unwrap_or_default()))
 }
 
 /// Reads one destination of a forwarding entry, and whether it is permanent.

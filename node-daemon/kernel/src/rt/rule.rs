@@ -2,8 +2,8 @@
 
 use braid_node_core::actual::SeenRule;
 use braid_node_core::desired::Rule;
-use braid_types::Family;
 use braid_types::well_known::ROUTE_PROTOCOL;
+use braid_types::{Cidr, Family};
 
 use super::family_number;
 use crate::wire::{self, Message, flag};
@@ -13,6 +13,7 @@ pub(crate) const DEL: u16 = 33;
 const GET: u16 = 34;
 const HEADER: usize = 12;
 
+const SRC: u16 = 2;
 const PRIORITY: u16 = 6;
 const FLOW: u16 = 11;
 const SUPPRESS_IFGROUP: u16 = 13;
@@ -28,8 +29,10 @@ const TO_TABLE: u8 = 1;
 fn message(kind: u16, flags: u16, rule: &Rule) -> Message {
     let mut header = [0; HEADER];
     header[0] = family_number(rule.family);
+    header[2] = rule.from.map_or(0, |prefix| prefix.prefix_len());
     header[7] = TO_TABLE;
     Message::new(kind, flags, &header)
+        .with(rule.from, |m, prefix| m.addr(SRC, prefix.first()))
         .u32(PRIORITY, rule.priority)
         .u32(TABLE, rule.table)
         .u8(PROTOCOL, ROUTE_PROTOCOL)
@@ -54,13 +57,15 @@ pub(crate) fn list(family: Family) -> Message {
 /// Reads a rule.
 pub(crate) fn read(body: &[u8]) -> Option<SeenRule> {
     let family = super::family(*body.first()?)?;
-    let mut rule = Rule { family, priority: 0, table: u32::from(*body.get(4)?) };
+    let mut rule = Rule { family, priority: 0, table: u32::from(*body.get(4)?), from: None };
+    let src_len = *body.get(2)?;
     let mut protocol = 0;
-    // Prefix lengths and TOS, or the whole turned round.
-    let selects = body.get(1..4)? != [0; 3] || wire::u32_at(body, 8)? & INVERT != 0;
+    // A destination or TOS, or the whole turned round.
+    let selects = *body.get(1)? != 0 || *body.get(3)? != 0 || wire::u32_at(body, 8)? & INVERT != 0;
     let mut plain = !selects && *body.get(7)? == TO_TABLE;
     for (attr, value) in wire::attrs(body, HEADER) {
         match attr {
+            SRC => rule.from = wire::addr(value).and_then(|a| Cidr::containing(a, src_len)),
             PRIORITY => rule.priority = wire::u32_at(value, 0)?,
             TABLE => rule.table = wire::u32_at(value, 0)?,
             PROTOCOL => protocol = *value.first()?,
