@@ -76,6 +76,10 @@ pub(crate) struct RunArgs {
     /// How long an ADD waits for the pod's addresses before it tells the runtime to try again.
     #[arg(long, default_value = "30s", value_parser = seconds)]
     pub(crate) add_deadline: Duration,
+    /// How long, in milliseconds (`150` or `150ms`), an ADD in an untagged VLAN waits for somebody who has the pod's address
+    /// already. 0: nobody is asked.
+    #[arg(long, default_value = "150ms", value_parser = milliseconds)]
+    pub(crate) duplicate_wait: Duration,
     #[command(flatten)]
     pub(crate) cni: CniDirs,
     #[command(flatten)]
@@ -121,6 +125,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     };
     secs.map(Duration::from_secs)
         .ok_or_else(|| format!("`{text}` is no time span; use whole seconds or minutes, `60s` or `2m`"))
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix("ms").unwrap_or(text).parse();
+    let millis = number.ok().filter(|n| *n <= 5000).map(Duration::from_millis);
+    millis.ok_or_else(|| {
+        format!("`{text}` is no time span up to 5000 milliseconds; use `150ms`, or `0` for none")
+    })
 }
 
 #[cfg(test)]

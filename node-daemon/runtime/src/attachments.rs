@@ -313,6 +313,17 @@ impl Attachments {
         self.state.lock().entries.values().cloned().collect()
     }
 
+    /// The addresses of an interface that no other live one of this node has. Two have the same while a sandbox is made
+    /// anew before the old one is removed.
+    pub(crate) fn only_of(&self, id: &AttachmentId) -> BTreeSet<IpAddr> {
+        let state = self.state.lock();
+        let of = |entry: &Entry| entry.record.grant.as_ref().map(|g| g.addresses.clone()).unwrap_or_default();
+        let others = state.entries.iter().filter(|(other, e)| *other != id && e.stage == Stage::Live);
+        let shared: BTreeSet<IpAddr> = others.flat_map(|(_, e)| of(e)).collect();
+        let own = state.entries.get(id).map(of).unwrap_or_default();
+        own.into_iter().filter(|a| !shared.contains(a)).collect()
+    }
+
     /// The pods that have an interface, however far it is.
     pub(crate) fn pods(&self) -> BTreeSet<String> {
         self.state.lock().entries.values().map(|e| e.pod_uid().to_owned()).collect()

@@ -1,12 +1,15 @@
 //! A kernel and an API server that exist in memory only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use braid_node_core::actual::{Actual, SeenLink};
 use braid_node_core::attach::Wiring;
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, ProxyKey};
 use braid_node_core::plan::{Plan, Step};
+use braid_node_kernel::Holder;
 use braid_types::{Family, IfName};
 use parking_lot::Mutex;
 
@@ -28,6 +31,10 @@ pub(crate) struct FakeKernel {
     /// Called at the beginning of every attach.
     pub(crate) on_attach: Mutex<Option<Hook>>,
     pub(crate) applied: Mutex<Vec<String>>,
+    /// For which the node answers.
+    pub(crate) proxies: Mutex<BTreeSet<ProxyKey>>,
+    /// Who else has addresses.
+    pub(crate) holders: Mutex<Vec<Holder>>,
 }
 
 impl FakeKernel {
@@ -84,13 +91,37 @@ impl Plumbing for FakeKernel {
         call(&self.on_attach);
         self.result()?;
         self.devices.lock().insert(wiring.link.name.clone());
+        self.proxies.lock().extend(wiring.proxies.iter().cloned());
         Ok(())
     }
 
-    fn detach(&self, host_if: &IfName, _: Option<&Wiring>) -> Result<(), PlumbingError> {
+    fn detach(
+        &self,
+        host_if: &IfName,
+        _: Option<&Wiring>,
+        unanswered: &BTreeSet<IpAddr>,
+    ) -> Result<(), PlumbingError> {
         self.result()?;
+        self.proxies.lock().retain(|key| !unanswered.contains(&key.addr));
         self.devices.lock().remove(host_if);
         Ok(())
+    }
+
+    fn wires(&self) -> Result<BTreeMap<u32, IfName>, PlumbingError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn proxies(&self) -> Result<BTreeSet<ProxyKey>, PlumbingError> {
+        Ok(self.proxies.lock().clone())
+    }
+
+    fn probe(
+        &self,
+        _: &IfName,
+        addresses: &BTreeSet<IpAddr>,
+        _: Duration,
+    ) -> Result<Option<Holder>, PlumbingError> {
+        Ok(self.holders.lock().iter().find(|h| addresses.contains(&h.address)).cloned())
     }
 
     fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError> {

@@ -1,14 +1,17 @@
 //! The real kernel behind [`crate::plumbing::Plumbing`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use braid_node_core::actual::Actual;
 use braid_node_core::attach::Wiring;
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, ProxyKey};
 use braid_node_core::plan::{Plan, Step};
-use braid_node_kernel::{Failed, Kernel, Monitor, Scope};
+use braid_node_core::{ours, view};
+use braid_node_kernel::{Failed, Holder, Kernel, Monitor, Scope};
 use braid_types::{Family, IfName};
 use tracing::debug;
 
@@ -61,8 +64,31 @@ impl Plumbing for HostKernel {
         self.0.attach(wiring).map_err(PlumbingError::from)
     }
 
-    fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), PlumbingError> {
-        self.0.detach(host_if, wiring).map_err(PlumbingError::from)
+    fn detach(
+        &self,
+        host_if: &IfName,
+        wiring: Option<&Wiring>,
+        unanswered: &BTreeSet<IpAddr>,
+    ) -> Result<(), PlumbingError> {
+        self.0.detach(host_if, wiring, unanswered).map_err(PlumbingError::from)
+    }
+
+    fn wires(&self) -> Result<BTreeMap<u32, IfName>, PlumbingError> {
+        Ok(view::wires(&self.0.dump_wires()?))
+    }
+
+    fn proxies(&self) -> Result<BTreeSet<ProxyKey>, PlumbingError> {
+        let all = self.0.dump_proxies()?.into_iter();
+        Ok(all.filter(|(_, made_by)| ours::proxy(*made_by)).map(|(key, _)| key).collect())
+    }
+
+    fn probe(
+        &self,
+        dev: &IfName,
+        addresses: &BTreeSet<IpAddr>,
+        wait: Duration,
+    ) -> Result<Option<Holder>, PlumbingError> {
+        self.0.probe(dev, addresses, wait).map_err(PlumbingError::from)
     }
 
     fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError> {

@@ -193,6 +193,7 @@ impl Agent {
             in_sync: synced,
             leftovers: Arc::default(),
             patience: Duration::from_secs(30),
+            duplicate_wait: Duration::from_millis(150),
             stop: stop.clone(),
             turns,
             busy,

@@ -5,11 +5,13 @@ use std::fmt;
 use braid_journal::JournalError;
 use braid_node_core::actual::Actual;
 use braid_node_core::attach::Wiring;
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, ProxyKey};
 use braid_node_core::plan::{Plan, Step};
-use braid_node_kernel::{AttachError, KernelError, Side};
+use braid_node_kernel::{AttachError, Holder, KernelError, Side};
 use braid_types::{Family, IfName};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::attachments::BeginError;
 
@@ -141,8 +143,25 @@ pub(crate) trait Plumbing: Send + Sync + 'static {
     fn apply(&self, plan: &Plan) -> Vec<Outcome>;
     /// Makes one interface, or nothing of it.
     fn attach(&self, wiring: &Wiring) -> Result<(), PlumbingError>;
-    /// Removes one interface and what belongs to it; nothing there is no error.
-    fn detach(&self, host_if: &IfName, wiring: Option<&Wiring>) -> Result<(), PlumbingError>;
+    /// Removes one interface and what belongs to it, first of all the answers for the addresses in `unanswered`; nothing
+    /// there is no error.
+    fn detach(
+        &self,
+        host_if: &IfName,
+        wiring: Option<&Wiring>,
+        unanswered: &BTreeSet<IpAddr>,
+    ) -> Result<(), PlumbingError>;
+    /// Devices to which the tables of underlay Subnets lead.
+    fn wires(&self) -> Result<BTreeMap<u32, IfName>, PlumbingError>;
+    /// Addresses for which the node answers on our account.
+    fn proxies(&self) -> Result<BTreeSet<ProxyKey>, PlumbingError>;
+    /// Somebody on the link of a device who has one of the addresses already and says so within `wait`.
+    fn probe(
+        &self,
+        dev: &IfName,
+        addresses: &BTreeSet<IpAddr>,
+        wait: Duration,
+    ) -> Result<Option<Holder>, PlumbingError>;
     /// What of one interface is missing or different, as sentences.
     fn check(&self, wiring: &Wiring) -> Result<Vec<String>, PlumbingError>;
 }
@@ -168,6 +187,8 @@ pub(crate) fn kind(step: &Step) -> &'static str {
         Step::DelLink(_) | Step::AddVxlan(_) | Step::AddVeth { .. } | Step::SetLink { .. } => "link",
         Step::AddAddr(_) | Step::DelAddr(_) => "address",
         Step::PutNeigh(..) | Step::DelNeigh(_) => "neighbour",
+        Step::PutProxy(_) | Step::DelProxy(_) => "proxy",
+        Step::Announce(_) => "announcement",
         Step::PutFdb(..) | Step::DelFdb(..) => "fdb",
         Step::PutRoute(..) | Step::DelRoute(_) => "route",
         Step::AddRule(_) | Step::DelRule(_) => "rule",

@@ -3,15 +3,17 @@
 //! Reads like a table of contents: look at the index and the attachments, dump, decide, apply, report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use braid_informer::{Backoff, InSync};
 use braid_node_core::actual::Actual;
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, Networks, ProxyKey};
 use braid_node_core::overlay::{self, NotReady};
 use braid_node_core::plan::{self, Conflict, Plan, Step};
+use braid_node_core::underlay::Underlay;
 use braid_node_core::view::{self as core_view, NodeView};
 use braid_types::IfName;
 use parking_lot::Mutex;
@@ -30,6 +32,8 @@ use crate::{sweep, view};
 
 /// Changes that come together are handled together.
 const COALESCE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the node still answers for its pods in underlays.
+const PROXY_LOOK: Duration = Duration::from_secs(2);
 /// Times that a plan may turn out to be outdated before pods have to wait for the next one.
 const OPTIMISM: u32 = 3;
 /// How long a node that was never ready waits for Networks that wait for the controller. Longer, and one full
@@ -44,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) gate: RwLock<()>,
     /// The view of the last comparison, without pods: what ADD derives an interface from.
     view: Mutex<Option<Arc<NodeView>>>,
+    /// Addresses for which the node must be answering: what the last comparison wanted, and what came and went since.
+    proxies: Mutex<BTreeSet<ProxyKey>>,
     /// The kernel told of a change.
     pub(crate) drift: Notify,
 }
@@ -52,6 +58,16 @@ impl Shared {
     /// The view of the last comparison; `None` before the first one.
     pub(crate) fn view(&self) -> Option<Arc<NodeView>> {
         self.view.lock().clone()
+    }
+
+    /// The node answers for these as well, from now on.
+    pub(crate) fn answers_for(&self, proxies: &BTreeSet<ProxyKey>) {
+        self.proxies.lock().extend(proxies.iter().cloned());
+    }
+
+    /// The node no longer answers for these addresses.
+    pub(crate) fn answers_no_longer(&self, addresses: &BTreeSet<IpAddr>) {
+        self.proxies.lock().retain(|key| !addresses.contains(&key.addr));
     }
 
     /// Sets the view, as the loop does.
@@ -101,6 +117,7 @@ pub(crate) struct Loop<P> {
 struct Compared {
     generation: u64,
     view: NodeView,
+    proxies: BTreeSet<ProxyKey>,
     plan: Plan,
     /// Devices that cannot be made because of another one, with that one.
     rivals: BTreeMap<IfName, IfName>,
@@ -141,6 +158,7 @@ impl<P: Plumbing> Loop<P> {
                 () = stop.cancelled() => return,
                 () = self.store.kernel_dirty() => Cause::Change,
                 () = self.shared.drift.notified() => Cause::Drift,
+                () = self.proxy_lost() => Cause::Drift,
                 () = tokio::time::sleep(wait) => Cause::Resync,
             };
             if cause != Cause::Resync {
@@ -153,12 +171,30 @@ impl<P: Plumbing> Loop<P> {
         }
     }
 
+    /// Returns when the node no longer answers for an address of a pod. The kernel tells of no change of proxy neighbours,
+    /// and drops them with a device that goes down.
+    async fn proxy_lost(&self) {
+        loop {
+            tokio::time::sleep(PROXY_LOOK).await;
+            if self.shared.proxies.lock().is_empty() {
+                continue;
+            }
+            let plumbing = self.plumbing.clone();
+            match blocking(move || plumbing.proxies()).await {
+                Ok(seen) if self.shared.proxies.lock().is_subset(&seen) => {}
+                Ok(_) => return,
+                Err(error) => debug!(%error, "cannot look for proxy neighbours"),
+            }
+        }
+    }
+
     async fn compare_and_apply(&self, cause: Cause) -> Result<Done, PlumbingError> {
         for attempt in 0.. {
             // In the end pods wait for the loop instead of the loop for a moment without pods.
             let early = if attempt < OPTIMISM { None } else { Some(self.shared.gate.write().await) };
             let compared = self.compare().await?;
             self.shared.set_view(compared.view.clone());
+            self.shared.proxies.lock().clone_from(&compared.proxies);
             if compared.plan.steps.is_empty() {
                 return Ok(Done { view: compared.view, plan: compared.plan, outcomes: Vec::new() });
             }
@@ -190,6 +226,9 @@ impl<P: Plumbing> Loop<P> {
             let links = plumbing.links()?;
             view.links = core_view::host_links(&links);
             view.tunnels = core_view::tunnels(&links);
+            if view.networks.values().any(|n| !n.kind.is_overlay()) {
+                view.wires = plumbing.wires()?;
+            }
             view.spared = snapshot.spared;
             if snapshot.blind {
                 let pods = links.links.iter().filter(|(name, link)| sweep::is_pods(name, link));
@@ -201,7 +240,8 @@ impl<P: Plumbing> Loop<P> {
             let actual = plumbing.dump(&desired)?;
             let plan = plan::diff(&desired, &actual);
             let rivals = rivals(&plan, &actual);
-            Ok(Compared { generation: snapshot.generation, view, plan, rivals })
+            let proxies = desired.proxies;
+            Ok(Compared { generation: snapshot.generation, view, proxies, plan, rivals })
         })
         .await
     }
@@ -320,7 +360,11 @@ fn local_networks(
     outcomes: &[Outcome],
 ) -> BTreeMap<String, LocalNetwork> {
     let mut all = BTreeMap::new();
-    for (name, result) in overlay::realise(view) {
+    let networks = Networks::of(view);
+    for (name, result) in networks.underlays {
+        all.insert(name, local_underlay(&result));
+    }
+    for (name, result) in networks.overlays {
         let mut local = local_network(&result);
         if let Some(device) = local.device.clone() {
             let conflict = conflicts.iter().find(|c| c.name == device);
@@ -360,15 +404,40 @@ fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
                 vtep: published.vtep,
             }
         }
-        Err(why) => LocalNetwork {
-            ready: false,
-            reason: why.reason().to_owned(),
-            message: chain(why),
-            parent: None,
-            device: None,
-            mtu: None,
-            vtep: None,
-        },
+        Err(why) => not_ready(why),
+    }
+}
+
+fn local_underlay(result: &Result<Underlay, NotReady>) -> LocalNetwork {
+    let underlay = match result {
+        Ok(underlay) => underlay,
+        Err(why) => return not_ready(why),
+    };
+    let published = underlay.published();
+    let (reason, message) = match &underlay.hindrance {
+        None => ("Ready", format!("pods can be attached, {} answers for them", underlay.parent)),
+        Some(why) => (why.reason(), format!("{}; what is attached stays as it is", chain(why))),
+    };
+    LocalNetwork {
+        ready: published.ready,
+        reason: reason.to_owned(),
+        message,
+        parent: published.parent,
+        device: None,
+        mtu: published.mtu,
+        vtep: None,
+    }
+}
+
+fn not_ready(why: &NotReady) -> LocalNetwork {
+    LocalNetwork {
+        ready: false,
+        reason: why.reason().to_owned(),
+        message: chain(why),
+        parent: None,
+        device: None,
+        mtu: None,
+        vtep: None,
     }
 }
 

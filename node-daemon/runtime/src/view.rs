@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use braid_node_core::view::{Attachment, HostRouted, NodeView};
 use braid_types::IfName;
+use braid_types::model::SubnetDef;
 
 use crate::index::Index;
 
@@ -25,14 +26,26 @@ pub(crate) fn build(node: &str, index: &Index, mut attachments: BTreeMap<IfName,
     // A Subnet that the controller has not found usable takes no part: its prefix may be another Subnet's, or wrong.
     // Where pods have addresses of it from before, its blocks say so.
     let held: BTreeSet<&str> = index.blocks.values().map(|b| b.subnet.as_str()).collect();
-    let subnets = index.subnets.values().filter(|s| s.ready || held.contains(s.name.as_str()));
+    // An underlay has no blocks: there it is the pods of this node themselves.
+    let has_pods = |s: &SubnetDef| {
+        let mut of_network = attachments.values().filter(|a| a.network == s.network);
+        of_network.any(|a| a.addresses.iter().any(|address| s.cidr.contains(*address)))
+    };
+    let subnets = index
+        .subnets
+        .values()
+        .filter(|s| s.ready || held.contains(s.name.as_str()) || has_pods(s))
+        .map(|s| (s.name.clone(), s.clone()))
+        .collect();
+    let underlays = index.networks.values().filter(|n| !n.kind.is_overlay());
     let elsewhere = index.host_routed.values().filter(|d| d.host_routed && d.node.as_deref() != Some(node));
     NodeView {
         node: node.to_owned(),
         node_ips: own.map(|n| n.addresses.clone()).unwrap_or_default(),
         networks: own.map(|n| member(&n.labels).collect()).unwrap_or_default(),
+        underlays: underlays.map(|n| n.name.clone()).collect(),
         vteps,
-        subnets: subnets.map(|s| (s.name.clone(), s.clone())).collect(),
+        subnets,
         blocks: index.blocks.values().map(|b| (b.name.clone(), b.clone())).collect(),
         nodes: index.nodes.values().map(|n| (n.node.clone(), n.clone())).collect(),
         host_routed: elsewhere
@@ -52,7 +65,7 @@ mod tests {
     use crate::attachments;
     use crate::index::tests::{applied, instance};
     use crate::index::{Change, OwnNode};
-    use braid_types::model::{BlockDef, NetworkDef, NetworkType, SubnetDef};
+    use braid_types::model::{BlockDef, NetworkDef, NetworkType};
     use braid_types::{Operator, Requirement, Selector};
 
     fn network(name: &str, ready: bool, zone: Option<&str>) -> NetworkDef {
@@ -149,5 +162,13 @@ mod tests {
         index.blocks.apply(Change::Applied("b".into(), Ok(block)));
         let view = build("n1", &index, BTreeMap::new());
         assert_eq!(view.subnets.keys().collect::<Vec<_>>(), ["good", "once-good"]);
+        // Pods that are here keep what they have, also where there are no blocks to say so.
+        let mut attachment =
+            attachments::attachment(&attachments::tests::record("c1", "u1", "10.0.0.5")).unwrap();
+        for (network, known) in [("all", 3), ("another", 2)] {
+            attachment.network = network.into();
+            let here = [(attachment.host_if.clone(), attachment.clone())].into();
+            assert_eq!(build("n1", &index, here).subnets.len(), known, "{network}");
+        }
     }
 }

@@ -95,6 +95,7 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         in_sync,
         leftovers: Arc::default(),
         patience: args.add_deadline,
+        duplicate_wait: args.duplicate_wait,
         stop: stop.clone(),
         turns,
         busy,

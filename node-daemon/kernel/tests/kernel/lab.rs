@@ -10,15 +10,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use braid_node_core::attach::{Wiring, wire};
-use braid_node_core::desired::Desired;
+use braid_node_core::desired::{Desired, Networks};
 use braid_node_core::overlay;
 use braid_node_core::plan::{self, Plan};
-use braid_node_core::view::{Attachment, NodeView, host_links, tunnels};
+use braid_node_core::view::{Attachment, NodeView, host_links, tunnels, wires};
 use braid_node_kernel::{Kernel, Report, Scope, netns};
 use braid_types::model::{
     BlockDef, Encapsulation, NetworkDef, NetworkType, NodeDef, PodRef, SubnetDef, VxlanDef,
 };
-use braid_types::{Cidr, IfName, Mac, Selector, Vni, host_veth_name};
+use braid_types::{Cidr, IfName, Mac, Selector, VlanId, Vni, host_veth_name};
 use nix::sched::{CloneFlags, unshare};
 
 /// A network namespace that lives as long as this value.
@@ -99,6 +99,7 @@ impl Node {
         let actual = self.ns.run(|| self.kernel.dump(&Scope::links()).expect("dump links"));
         self.view.links = host_links(&actual);
         self.view.tunnels = tunnels(&actual);
+        self.view.wires = wires(&self.ns.run(|| self.kernel.dump_wires().expect("dump routes")));
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -139,8 +140,11 @@ impl Node {
     pub(crate) fn unattached(&self, name: &str, network: &str, addresses: &[&str]) -> Pod {
         let ns = Namespace::new();
         let ifname: IfName = "eth0".parse().expect("name");
-        let mtu = match &overlay::realise(&self.view)[network] {
-            Ok(o) => o.mtu,
+        let networks = Networks::of(&self.view);
+        let in_overlay = networks.overlays.get(network).map(|o| o.as_ref().map(|o| o.mtu));
+        let in_underlay = networks.underlays.get(network).map(|u| u.as_ref().map(|u| u.mtu));
+        let mtu = match in_overlay.or(in_underlay).expect("a network of the view") {
+            Ok(mtu) => mtu,
             Err(e) => panic!("network {network} is not ready: {e}"),
         };
         let attachment = Attachment {
@@ -246,6 +250,27 @@ pub(crate) fn add_network(
     }
     view.subnets.extend([v4, v6].map(|s| (s.name.clone(), s)));
     view.networks.insert(network.name.clone(), network.clone());
+}
+
+/// The untagged Network `office`, 10.20.0.0/24 and fd20::/64 with the routers .254 and ::fe.
+pub(crate) fn office(view: &mut NodeView) {
+    let office = NetworkDef {
+        kind: NetworkType::Vlan,
+        vxlan: None,
+        vlan: VlanId::try_from(0).ok(),
+        ..network("office", 1, Encapsulation::Always)
+    };
+    for (range, gateway, table) in [("10.20.0.0/24", "10.20.0.254", 10001), ("fd20::/64", "fd20::fe", 10002)]
+    {
+        let subnet = SubnetDef {
+            gateway: Some(ip(gateway)),
+            routing_table: Some(table),
+            ..subnet("office", range, false)
+        };
+        view.subnets.insert(subnet.name.clone(), subnet);
+    }
+    view.underlays.insert(office.name.clone());
+    view.networks.insert(office.name.clone(), office);
 }
 
 /// What a node publishes about itself.

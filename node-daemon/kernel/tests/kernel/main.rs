@@ -4,6 +4,7 @@
 mod batch;
 mod drift;
 mod filter;
+mod flat;
 mod foreign;
 mod lab;
 mod overlay;

@@ -1,5 +1,6 @@
 //! Attaching, detaching and checking one pod.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use braid_node_core::view::NamespaceId;
@@ -37,12 +38,12 @@ fn attach_and_detach_leave_nothing_behind() {
 
     let host_if = pod.attachment.host_if.clone();
     for known in [Some(&wiring), None] {
-        a.ns.run(|| a.kernel.detach(&host_if, known)).expect("detach");
+        a.ns.run(|| a.kernel.detach(&host_if, known, &BTreeSet::new())).expect("detach");
         assert_eq!(snapshot(&a), before);
     }
     // Without the wiring, the elements are found by device.
     a.ns.run(|| a.kernel.attach(&wiring)).expect("attach again");
-    a.ns.run(|| a.kernel.detach(&host_if, None)).expect("detach");
+    a.ns.run(|| a.kernel.detach(&host_if, None, &BTreeSet::new())).expect("detach");
     assert_eq!(snapshot(&a), before);
 }
 
@@ -109,7 +110,7 @@ fn check_names_each_thing_that_was_changed() {
         ns.sh(&command);
         let found = a.ns.run(|| a.kernel.check(&wiring)).expect("check");
         assert!(found.iter().any(|m| m.what.contains(named)), "{command}: {found:?}");
-        a.ns.run(|| a.kernel.detach(&host, Some(&wiring))).expect("detach");
+        a.ns.run(|| a.kernel.detach(&host, Some(&wiring), &BTreeSet::new())).expect("detach");
         a.resync();
     }
 }

@@ -1,5 +1,7 @@
 //! The verbs.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
@@ -8,6 +10,7 @@ use braid_meta_core::record::{Grant, Record, RecordState};
 use braid_meta_core::result::{Interface, IpConfig, Route};
 use braid_meta_core::{Attachment, AttachmentId, CniError, CniResult, ErrorCode};
 use braid_node_core::attach::{self, Wiring};
+use braid_node_kernel::Holder;
 use braid_rpc::{Add, Check, Del, Gc, Reply, Request, Status, Verb};
 use braid_types::well_known::pod_gateway;
 use braid_types::{Cidr, Family, IfName, Mac};
@@ -50,6 +53,8 @@ pub(crate) struct Cni<P, L> {
     pub(crate) leftovers: Arc<Notify>,
     /// How long ADD waits at most.
     pub(crate) patience: Duration,
+    /// How long it waits for somebody else who has the pod's addresses on the physical network; zero = nobody is asked.
+    pub(crate) duplicate_wait: Duration,
     /// Ends what only waits.
     pub(crate) stop: CancellationToken,
     pub(crate) turns: Turns,
@@ -110,8 +115,37 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
 
         let record = record(&add, &granted)?;
         let result = result(&record)?;
+        self.ask_around(&record).await?;
         self.make(record, result.clone()).await?;
         Ok(Reply::Attached { result, plan: vec![Attachment::native(add.attachment.ifname)] })
+    }
+
+    /// On a physical network others may have an address that nobody knows of here. The pod's own is used in no packet before
+    /// that is settled.
+    async fn ask_around(&self, record: &Record) -> Result<(), CniError> {
+        let Some((view, wiring)) = self.shared.view().zip(self.wiring(record)) else { return Ok(()) };
+        let Some(dev) = wiring.proxies.first().map(|key| key.dev.clone()) else { return Ok(()) };
+        let addresses: BTreeSet<IpAddr> = wiring.proxies.iter().map(|key| key.addr).collect();
+        if let Some(address) = attach::own_address(&view, &addresses) {
+            let excluded = "list it in spec.excludedIPs of its Subnet";
+            let msg = format!("address {address} is this node's own; {excluded}");
+            return Err(CniError::new(ErrorCode::ATTACH_FAILED, msg));
+        }
+        if self.duplicate_wait.is_zero() {
+            return Ok(());
+        }
+        let begun = StdInstant::now();
+        let (plumbing, wait, on) = (self.plumbing.clone(), self.duplicate_wait, dev.clone());
+        let found = blocking(move || plumbing.probe(&on, &addresses, wait)).await.map_err(|e| failed(&e))?;
+        self.metrics.step("ADD", "probe", begun.elapsed());
+        let Some(Holder { address, mac }) = found else { return Ok(()) };
+        Err(CniError::new(
+            ErrorCode::ATTACH_FAILED,
+            format!(
+                "address {address} is in use on the network of {dev} already, by {mac}; take it from there, or list it in \
+                 spec.excludedIPs of its Subnet"
+            ),
+        ))
     }
 
     async fn wait_in_sync(&self, deadline: Instant) -> Result<(), CniError> {
@@ -149,7 +183,7 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
         })?;
         let (attachments, plumbing, metrics) =
             (self.attachments.clone(), self.plumbing.clone(), self.metrics.clone());
-        let leftovers = self.leftovers.clone();
+        let (leftovers, shared) = (self.leftovers.clone(), self.shared.clone());
         let _busy = self.busy.acquire().await;
         let _gate = self.shared.gate.read().await;
         let made = blocking(move || {
@@ -160,12 +194,14 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
             timed("journal-start", begun);
             let begun = StdInstant::now();
             let made = plumbing.attach(&wiring);
+            shared.answers_for(&wiring.proxies);
             timed("kernel", begun);
             let begun = StdInstant::now();
+            let unanswered: BTreeSet<IpAddr> = wiring.proxies.iter().map(|key| key.addr).collect();
             let finished = made.and_then(|()| {
                 attachments.finish(&id, &result).map_err(|e| {
                     let error = PlumbingError::from(e);
-                    match plumbing.detach(&wiring.link.name, Some(&wiring)) {
+                    match plumbing.detach(&wiring.link.name, Some(&wiring), &unanswered) {
                         Ok(()) => error,
                         Err(_) => error.leaving_something(),
                     }
@@ -173,6 +209,7 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
             });
             timed("journal-end", begun);
             if let Err(error) = &finished {
+                shared.answers_no_longer(&unanswered);
                 attachments.withdraw(&id);
                 // What is left in the kernel or the journal is swept.
                 if error.left || attachments.forget(&id).is_err() {
@@ -223,6 +260,7 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
     pub(crate) async fn remove(&self, id: &AttachmentId) -> Result<(), PlumbingError> {
         let wiring = self.attachments.get(id).and_then(|e| self.wiring(&e.record));
         let (attachments, plumbing, id) = (self.attachments.clone(), self.plumbing.clone(), id.clone());
+        let (shared, unanswered) = (self.shared.clone(), self.unanswered(&id));
         let metrics = self.metrics.clone();
         let _busy = self.busy.acquire().await;
         let _gate = self.shared.gate.read().await;
@@ -230,12 +268,22 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
             attachments.withdraw(&id);
             let begun = StdInstant::now();
             let host_if = attachments::host_if(&id);
-            let detached = plumbing.detach(&host_if, wiring.as_ref());
+            shared.answers_no_longer(&unanswered);
+            let detached = plumbing.detach(&host_if, wiring.as_ref(), &unanswered);
             metrics.step("DEL", "kernel", begun.elapsed());
             detached?;
             Ok(attachments.forget(&id)?)
         })
         .await
+    }
+
+    /// The addresses for which the node has to stop answering when an interface goes. Nobody answers for those of overlays.
+    fn unanswered(&self, id: &AttachmentId) -> BTreeSet<IpAddr> {
+        let network = self.attachments.get(id).and_then(|e| e.record.grant.map(|g| g.network));
+        let in_overlay = |name: String| {
+            self.store.read(|index| index.networks.get(&name).is_some_and(|n| n.kind.is_overlay()))
+        };
+        if network.is_none_or(in_overlay) { BTreeSet::new() } else { self.attachments.only_of(id) }
     }
 
     async fn check(&self, check: Check) -> Result<(), CniError> {

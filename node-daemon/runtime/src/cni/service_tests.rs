@@ -44,6 +44,7 @@ async fn parts(dir: &std::path::Path) -> (Server, watch::Sender<Option<InSync>>)
         in_sync,
         leftovers: Arc::default(),
         patience: Duration::from_secs(30),
+        duplicate_wait: Duration::from_millis(150),
         stop: CancellationToken::new(),
         turns,
         busy,
