@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 # One file per promise. cargo runs them in the order of their names, whatever stands here: what removes Braid is called so.
-promises=(api_objects admission pod_admission reachability networks addresses spoofing full_subnet drift in_force lifecycle
+promises=(api_objects admission pod_admission reachability networks flat addresses spoofing full_subnet drift in_force lifecycle
   retention virtual_machines agent_restart outage two_leaders churn zz_uninstall)
 
 step 'house rules'

@@ -221,7 +221,7 @@ pub(crate) fn print_logs(cluster: &Cluster, component: Option<&str>) -> Result<(
 }
 
 /// What is asked inside every network namespace of a node.
-const NODE_QUESTIONS: [(&str, &[&str]); 12] = [
+const NODE_QUESTIONS: [(&str, &[&str]); 13] = [
     ("link", &["ip", "-d", "-s", "link"]),
     ("addr", &["ip", "addr"]),
     ("rule", &["ip", "rule"]),
@@ -229,6 +229,7 @@ const NODE_QUESTIONS: [(&str, &[&str]); 12] = [
     ("route", &["ip", "route", "show", "table", "all"]),
     ("route6", &["ip", "-6", "route", "show", "table", "all"]),
     ("neigh", &["ip", "neigh"]),
+    ("neigh-proxy", &["sh", "-c", "ip neigh show proxy; ip -6 neigh show proxy"]),
     ("fdb", &["bridge", "fdb"]),
     ("nft", &["nft", "list", "ruleset"]),
     ("sockets", &["ss", "-anp"]),

@@ -16,13 +16,23 @@ pub struct KernelState {
 
 /// The questions, each with the noun that its lines are filed under. Where lines are the answer, they are arguments
 /// that the same program takes back.
-const QUESTIONS: [(&str, &str); 16] = [
+const QUESTIONS: [(&str, &str); 20] = [
     ("rule4", "ip -N -4 rule show | grep -E '^32[0-3][0-9]:.* proto 176'"),
     ("rule6", "ip -N -6 rule show | grep -E '^32[0-3][0-9]:.* proto 176'"),
     ("route4 39999", "ip -N -4 route show table 39999 proto 176"),
     ("route4 40000", "ip -N -4 route show table 40000 proto 176"),
     ("route6 39999", "ip -N -6 route show table 39999 proto 176"),
     ("route6 40000", "ip -N -6 route show table 40000 proto 176"),
+    (
+        "route4 of subnets",
+        "ip -N -4 route show table all proto 176 | grep -E ' table [1-3][0-9]{4}( |$)' | grep -v 39999",
+    ),
+    (
+        "route6 of subnets",
+        "ip -N -6 route show table all proto 176 | grep -E ' table [1-3][0-9]{4}( |$)' | grep -v 39999",
+    ),
+    ("proxy4", "ip -N -4 neigh show proxy | grep ' proto 176'"),
+    ("proxy6", "ip -N -6 neigh show proxy | grep ' proto 176'"),
     ("link", "ip -j -d link show"),
     ("addr", "ip -j addr show"),
     ("neigh4", "ip -N -4 neigh show nud permanent"),

@@ -143,8 +143,9 @@ fn a_type_that_cannot_be_realised_yet() {
             stage.object(
                 "Network",
                 "office",
-                &json!({"type": "VLAN", "vlan": {"interfaces": ["eth0"], "id": 20}}),
+                &json!({"type": "MACVLAN", "macvlan": {"interfaces": ["eth0"], "id": 20}}),
             ),
+            stage.object("Network", "tagged", &json!({"type": "VLAN", "vlan": {"id": 20}})),
             stage.object(
                 "Subnet",
                 "office-0",
@@ -152,11 +153,13 @@ fn a_type_that_cannot_be_realised_yet() {
             ),
         ])?;
         let message = stage.await_reason("network/office", "False", "NotSupported")?;
-        ensure!(message.contains("VLAN"), "{message}");
+        ensure!(message.contains("MACVLAN"), "{message}");
+        let message = stage.await_reason("network/tagged", "False", "NotSupported")?;
+        ensure!(message.contains("id 20") && message.contains("untagged"), "{message}");
         let plan = PodPlan::new("clerk").on(&stage.nodes()[0]).in_network("office");
         let early = not_let_in(stage, &plan)?;
-        says(&early, &["office", "VLAN"])?;
-        let late = stage.without_pod_webhook(|| refused(stage, &plan, "clerk", "NotSupported", "VLAN"))?;
+        says(&early, &["office", "MACVLAN"])?;
+        let late = stage.without_pod_webhook(|| refused(stage, &plan, "clerk", "NotSupported", "MACVLAN"))?;
         says(&early, &[&late])
     });
 }

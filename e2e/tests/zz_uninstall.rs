@@ -36,7 +36,8 @@ fn documented_steps(root: &Path) -> Result<Vec<Vec<String>>> {
 /// Everything on a node in which the word braid, Braid's protocol number or its tables would show.
 fn traces(sandbox: &Sandbox, node: &str) -> Result<String> {
     let script = "{ ip -o link; ip -d link | grep -w alias; ip addr; ip -N rule; ip -6 -N rule; \
-        ip -N route show table all; ip -6 -N route show table all; ip neigh; bridge fdb; nft list tables; \
+        ip -N route show table all; ip -6 -N route show table all; ip neigh; ip neigh show proxy; \
+        ip -6 neigh show proxy; bridge fdb; nft list tables; \
         find /etc/cni /opt/cni/bin /var/lib/braid /run/braid 2>/dev/null; } | \
         grep -E 'braid|vxlan|proto 176|protocol 176|table (39999|40000)|lookup (39999|40000)' || true";
     sandbox.node_exec(node, &["sh", "-c", script])

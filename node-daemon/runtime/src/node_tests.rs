@@ -109,7 +109,7 @@ pub(crate) fn network() -> NetworkDef {
     }
 }
 
-fn subnet(name: &str, cidr: &str) -> SubnetDef {
+pub(crate) fn subnet(name: &str, cidr: &str) -> SubnetDef {
     SubnetDef {
         name: name.into(),
         created: 0,

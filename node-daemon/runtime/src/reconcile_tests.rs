@@ -188,3 +188,21 @@ fn a_network_whose_device_cannot_be_had_is_not_ready() {
         assert!(local.reason == DEVICE_FAILED && local.message.contains(part), "{local:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_is_lost_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = new(dir.path());
+    let key =
+        |host: u8| ProxyKey { dev: "eth0".parse().unwrap(), addr: format!("10.0.0.{host}").parse().unwrap() };
+    let both: BTreeSet<ProxyKey> = [key(5), key(6)].into();
+    let noticed = async || tokio::time::timeout(PROXY_LOOK * 3, l.proxy_lost()).await.is_ok();
+    assert!(!noticed().await, "nothing is answered for");
+    l.shared.answers_for(&both);
+    l.plumbing.proxies.lock().clone_from(&both);
+    assert!(!noticed().await);
+    l.plumbing.proxies.lock().remove(&key(5));
+    assert!(noticed().await);
+    l.shared.answers_no_longer(&[key(5).addr].into());
+    assert!(!noticed().await, "that one went with its pod");
+}

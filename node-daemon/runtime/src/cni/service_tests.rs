@@ -11,6 +11,9 @@ use crate::index::tests::{applied, instance, pod};
 use crate::index::{Change, LocalNetwork, pod_key};
 use crate::store::Effect;
 
+#[path = "flat_tests.rs"]
+mod flat;
+
 pub(crate) type Server = Cni<FakeKernel, NoApi>;
 
 struct Rig {
