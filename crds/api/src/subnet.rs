@@ -132,7 +132,8 @@ pub struct SubnetSpec {
     #[serde(default)]
     pub private: bool,
     /// Whether packets from this subnet that leave the cluster get the address of their node as source (SNAT).
-    /// For overlays, whose addresses nobody outside the cluster knows.
+    /// For overlays, whose addresses nobody outside the cluster knows; Networks of type VLAN, MACVLAN and IPVLAN cannot
+    /// have it.
     #[serde(default)]
     pub nat_outgoing: bool,
 }
@@ -252,7 +253,7 @@ pub struct SubnetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub usage: Option<String>,
-    /// Routing table of this subnet, the same on every node (10001 to 39998).
+    /// Routing table of this subnet, the same on every node (10001 to 39998). Those of overlays have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10001, max = 39998))]
     pub routing_table: Option<u32>,

@@ -12,6 +12,7 @@ use braid_node_core::attach::{self, PodEnd, Wiring};
 use braid_node_core::desired::{AddrKey, Link, NeighKey, Route, RouteKey};
 use braid_node_core::ours;
 use braid_node_core::plan::{Plan, Step};
+use braid_types::well_known::table;
 use braid_types::{Family, IfName, Mac};
 
 use crate::apply::on_device;
@@ -152,8 +153,8 @@ impl Kernel {
     }
 
     /// Removes a pod's interface: the answers for those of its addresses that nobody else has here (`unanswered`), the
-    /// pair with all that hangs on it, and the set elements. What is already gone is no error. Without the wiring, the
-    /// elements are searched by device.
+    /// pair with all that hangs on it, and the set elements. What is already gone is no error. Without the wiring, addresses
+    /// and elements are searched by device.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -163,7 +164,13 @@ impl Kernel {
         wiring: Option<&Wiring>,
         unanswered: &BTreeSet<IpAddr>,
     ) -> Result<(), KernelError> {
-        self.stop_answering(unanswered)?;
+        match wiring {
+            Some(_) => self.stop_answering(unanswered)?,
+            None => {
+                let behind = self.addresses_behind(host_if)?;
+                self.stop_answering(&unanswered.union(&behind).copied().collect())?;
+            }
+        }
         let operation = format!("remove device {host_if}");
         let seen = self.route.with(|socket| read_link(socket, host_if))?;
         if seen.is_some_and(|seen| ours::link(host_if, &seen)) {
@@ -181,6 +188,17 @@ impl Kernel {
             };
             nft::remove(socket, &elements)
         })
+    }
+
+    /// The addresses that are routed to a pod's device.
+    fn addresses_behind(&self, host_if: &IfName) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let routes = self.dump_routes()?.routes;
+        let local = routes.into_iter().filter(|(key, _)| key.table == table::LOCAL_PODS);
+        let behind = local.filter(|(_, route)| match route {
+            SeenRoute::Known(route) => route.target.dev() == Some(host_if),
+            SeenRoute::Other => false,
+        });
+        Ok(behind.map(|(key, _)| key.dst.first()).collect())
     }
 
     /// No longer answers for addresses, on whatever device.

@@ -51,11 +51,11 @@ impl Kernel {
         Ok(actual)
     }
 
-    /// Reads the routes in the tables of underlay Subnets, for `braid_node_core::view::wires`.
+    /// Reads devices and the routes with our protocol number: what `braid_node_core::view::wires` needs.
     ///
     /// # Errors
     /// As with [`Kernel::dump`].
-    pub fn dump_wires(&self) -> Result<Actual, KernelError> {
+    pub fn dump_routes(&self) -> Result<Actual, KernelError> {
         self.route.with(|socket| {
             let mut actual = Actual { links: links(socket)?, ..Actual::default() };
             let devices = Devices::of(&actual);

@@ -74,7 +74,7 @@ impl Plumbing for HostKernel {
     }
 
     fn wires(&self) -> Result<BTreeMap<u32, IfName>, PlumbingError> {
-        Ok(view::wires(&self.0.dump_wires()?))
+        Ok(view::wires(&self.0.dump_routes()?))
     }
 
     fn proxies(&self) -> Result<BTreeSet<ProxyKey>, PlumbingError> {

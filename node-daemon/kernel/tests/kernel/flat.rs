@@ -114,12 +114,14 @@ fn an_interface_that_goes_is_answered_for_no_more() {
     let found = a.ns.run(|| a.kernel.check(&wiring)).expect("check");
     assert_eq!(found.len(), 1, "{found:?}");
     a.resync();
-    // Known or not how it was wired: the addresses tell.
-    for known in [Some(&wiring), None] {
-        a.ns.run(|| a.kernel.detach(&pod.attachment.host_if, known, &pod.attachment.addresses))
-            .expect("detach");
-        assert!(!proxies(&a).contains("10.20.0.5") && !proxies(&a).contains("fd20::5"), "{}", proxies(&a));
-        assert!(proxies(&a).contains("10.20.0.6") && proxies(&a).contains("fd20::6"), "{}", proxies(&a));
+    // Known or not how it was wired: the addresses tell, and where even those are not known, the routes to the device.
+    let both = &pod.attachment.addresses;
+    for (wiring, addresses) in [(Some(&wiring), both), (None, both), (None, &BTreeSet::new())] {
+        a.resync();
+        assert!(proxies(&a).contains("10.20.0.5 ") && proxies(&a).contains("fd20::5 "), "{}", proxies(&a));
+        a.ns.run(|| a.kernel.detach(&pod.attachment.host_if, wiring, addresses)).expect("detach");
+        assert!(!proxies(&a).contains("10.20.0.5 ") && !proxies(&a).contains("fd20::5 "), "{}", proxies(&a));
+        assert!(proxies(&a).contains("10.20.0.6 ") && proxies(&a).contains("fd20::6 "), "{}", proxies(&a));
     }
     a.view.attachments.remove(&pod.attachment.host_if);
     assert!(a.resync().is_empty(), "nothing is left of it");

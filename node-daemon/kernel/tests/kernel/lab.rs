@@ -99,7 +99,7 @@ impl Node {
         let actual = self.ns.run(|| self.kernel.dump(&Scope::links()).expect("dump links"));
         self.view.links = host_links(&actual);
         self.view.tunnels = tunnels(&actual);
-        self.view.wires = wires(&self.ns.run(|| self.kernel.dump_wires().expect("dump routes")));
+        self.view.wires = wires(&self.ns.run(|| self.kernel.dump_routes().expect("dump routes")));
     }
 
     pub(crate) fn plan(&self) -> Plan {
