@@ -354,18 +354,17 @@ fn reach_small(stage: &Stage, from: &Pod, addresses: &[IpAddr]) -> Result<()> {
     Ok(())
 }
 
+/// A Deployment or StatefulSet of one pod.
 fn workload(stage: &Stage, kind: &str, name: &str, annotations: &Value) -> Result<()> {
-    let object = json!({
+    let mut object = json!({
         "apiVersion": "apps/v1", "kind": kind,
         "metadata": {"name": name, "namespace": stage.namespace()},
         "spec": {
-            "replicas": 1, "serviceName": name, "selector": {"matchLabels": {"app": name}},
-            "template": template(name, annotations),
+            "replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template(name, annotations),
         },
     });
-    let mut object = object;
-    if kind == "Deployment" {
-        object["spec"].as_object_mut().context("a spec")?.remove("serviceName");
+    if kind == "StatefulSet" {
+        object["spec"]["serviceName"] = json!(name);
     }
     stage.sandbox().apply(&object.to_string())?;
     let object = format!("{}/{name}", kind.to_lowercase());

@@ -14,6 +14,8 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 
 const REQUEST: u16 = 1;
 const ICMP6: u8 = 58;
+/// Hop limit of neighbour discovery: it proves that a message has not passed a router.
+const HOPS: u8 = 255;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Option "target link-layer address", of one unit of eight bytes.
@@ -89,7 +91,9 @@ pub(crate) fn claim(frame: &[u8]) -> Option<(IpAddr, Mac)> {
         }
         IPV6 => {
             let message = frame.get(ICMP6_AT..)?;
-            let is_own = *message.first()? == ADVERTISEMENT && message.get(4)? & OVERRIDE != 0;
+            // With another hop limit it may have come from beyond the link (RFC 4861 section 7.1.2).
+            let is_local = frame.get(HEADER + 6..HEADER + 8)? == [ICMP6, HOPS];
+            let is_own = is_local && *message.first()? == ADVERTISEMENT && message.get(4)? & OVERRIDE != 0;
             let target: [u8; 16] = message.get(8..FIXED)?.try_into().ok()?;
             let option = message.get(FIXED..FIXED + 2) == Some(&TARGET_MAC);
             let at = if option { ICMP6_AT + FIXED + 2 } else { 6 };
@@ -138,8 +142,7 @@ fn discovery(
     let mut frame = ethernet([0x33, 0x33, a, b, c, d], mac, IPV6);
     frame.extend([0x60, 0, 0, 0]);
     frame.extend(length.to_be_bytes());
-    // Hop limit 255 proves that the message has not passed a router.
-    frame.extend([ICMP6, 255]);
+    frame.extend([ICMP6, HOPS]);
     frame.extend(from.octets());
     frame.extend(group.octets());
     frame.extend(message);
@@ -177,6 +180,9 @@ mod tests {
         let mut by_proxy = announcement("fd00::7".parse().unwrap(), mac, own);
         by_proxy[ICMP6_AT + 4] = 0;
         assert_eq!(claim(&by_proxy), None);
+        let mut from_afar = announcement("fd00::7".parse().unwrap(), mac, own);
+        from_afar[HEADER + 7] = 254;
+        assert_eq!(claim(&from_afar), None);
         assert_eq!(claim(&[0; 20]), None);
     }
 
