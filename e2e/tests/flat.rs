@@ -54,10 +54,7 @@ impl<'a> Office<'a> {
             office.router(&["ip", "addr", "add", address, "dev", &office.device, "nodad"])?;
         }
         // The router does not ask again by itself: what it knows of an address is what it was told.
-        for parameter in ["ipv4", "ipv6"] {
-            let patient = format!("net.{parameter}.neigh.{}.delay_first_probe_time=600", office.device);
-            office.router(&["sysctl", "-qw", &patient])?;
-        }
+        office.asks_again_after(600)?;
         let subnet = |cidr: &str, gateway: &str, range: &str| json!({"network": "office", "cidr": cidr, "gateway": gateway, "ranges": [range]});
         let mut tiny = subnet("10.89.0.0/29", "10.89.0.1", "10.89.0.2-10.89.0.3");
         tiny["private"] = json!(true);
@@ -90,8 +87,17 @@ impl<'a> Office<'a> {
         self.stage.sandbox().netns_exec("router", argv)
     }
 
+    /// How many seconds the router believes what it knows of a neighbour that may be out of date.
+    fn asks_again_after(&self, seconds: u32) -> Result<()> {
+        ["ipv4", "ipv6"].iter().try_for_each(|family| {
+            let patience = format!("net.{family}.neigh.{}.delay_first_probe_time={seconds}", self.device);
+            self.router(&["sysctl", "-qw", &patience]).map(drop)
+        })
+    }
+
     /// The router forgets what it has in the Network.
     fn leave(&self) {
+        let _ = self.asks_again_after(5);
         for address in ROUTER {
             let _ = self.router(&["ip", "addr", "del", address, "dev", &self.device]);
         }
