@@ -55,7 +55,10 @@ impl<'a> Office<'a> {
         }
         // The router does not ask again by itself: what it knows of an address is what it was told.
         office.asks_again_after(600)?;
-        let subnet = |cidr: &str, gateway: &str, range: &str| json!({"network": "office", "cidr": cidr, "gateway": gateway, "ranges": [range]});
+        let subnet = |cidr: &str, gateway: &str, range: &str| {
+            let ranges = [range];
+            json!({"network": "office", "cidr": cidr, "gateway": gateway, "ranges": ranges})
+        };
         let mut tiny = subnet("10.89.0.0/29", "10.89.0.1", "10.89.0.2-10.89.0.3");
         tiny["private"] = json!(true);
         let members = json!({"matchLabels": {"topology.kubernetes.io/zone": rack}});
