@@ -339,9 +339,10 @@ fn pods_are_on_the_physical_network() {
         for family in FAMILIES {
             flows.push(Pings::start(stage.sandbox(), &pods[2], pods[1].address(family)?)?);
         }
-        for node in [here, there] {
-            stage.replace_agent(node)?;
-        }
+        std::thread::scope(|scope| -> Result<()> {
+            let both = [here, there].map(|node| scope.spawn(|| stage.replace_agent(node)));
+            both.into_iter().try_for_each(|one| one.join().expect("a helper does not panic"))
+        })?;
         for flow in flows {
             eprintln!("{} packets beside killed agents, none lost", flow.finish_without_loss()?.answered);
         }
