@@ -117,7 +117,7 @@ async fn an_address_that_another_pod_holds_is_neither_asked_for_nor_answered() {
                 role: braid_types::model::MigrationRole::Target,
             }));
             index.apply_own(Change::Deleted(moved.name.to_string()));
-            index.host_routed.apply(Change::Applied(moved.name.to_string(), Ok(moved)));
+            index.apply_host_routed(Change::Applied(moved.name.to_string(), Ok(moved)));
         }
         Effect::Kernel
     });
