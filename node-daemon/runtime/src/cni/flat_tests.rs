@@ -115,6 +115,7 @@ async fn an_address_that_another_pod_holds_is_neither_asked_for_nor_answered() {
                 },
                 node: "n1".into(),
                 role: braid_types::model::MigrationRole::Target,
+                torn_down: false,
             }));
             index.apply_own(Change::Deleted(moved.name.to_string()));
             index.apply_host_routed(Change::Applied(moved.name.to_string(), Ok(moved)));
