@@ -23,7 +23,14 @@ mod write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use tracing::error;
+
+/// Keeps each size of object apart. With glibc's allocator the many small ones that live for long are carved out of what calls
+/// of the API leave behind, ten kilobytes each, and the next call finds none of these large enough: when a hundred thousand
+/// addresses had been given out one by one, three bytes of holes came on four in use.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
