@@ -154,10 +154,14 @@ impl Ipam {
         })
     }
 
-    /// The routing table of every Subnet of an underlay, see [`routing_tables`]: those of overlays share one.
+    /// The routing table of every Subnet of an underlay, see [`routing_tables`]: those of overlays share one. While its
+    /// Network is away or cannot be read, a Subnet keeps the one that it has: nodes route running pods by it.
     #[must_use]
     pub fn routing_tables(&self) -> BTreeMap<String, u32> {
-        let of_underlay = |s: &&SubnetDef| self.network(&s.network).is_some_and(|n| !n.kind.is_overlay());
+        let of_underlay = |s: &&SubnetDef| match self.network(&s.network) {
+            Some(network) => !network.kind.is_overlay(),
+            None => s.routing_table.is_some(),
+        };
         routing_tables(self.subnets().filter(of_underlay))
     }
 }

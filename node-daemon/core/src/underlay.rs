@@ -139,11 +139,8 @@ fn segment(subnet: &SubnetDef, senders: &[Cidr], tables: &BTreeMap<u32, &str>) -
 /// older Subnet's, as it is for them, and the other one waits for a new number. Subnets of overlays have no table,
 /// whatever an earlier version has written there.
 fn owners(view: &NodeView) -> BTreeMap<u32, &str> {
-    let mut youngest_first: Vec<&SubnetDef> = view
-        .subnets
-        .values()
-        .filter(|s| view.networks.get(&s.network).is_none_or(|n| !n.kind.is_overlay()))
-        .collect();
+    let mut youngest_first: Vec<&SubnetDef> =
+        view.subnets.values().filter(|s| view.underlays.contains(&s.network)).collect();
     youngest_first.sort_by(|a, b| (b.created, &b.name).cmp(&(a.created, &a.name)));
     youngest_first.into_iter().filter_map(|s| Some((s.routing_table?, s.name.as_str()))).collect()
 }

@@ -136,7 +136,8 @@ fn listen(
             Err(e) => return Err(e.into()),
         }
         let ready: Vec<bool> =
-            fds.iter().map(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLIN))).collect();
+            // An error is ready as well: reading tells it.
+            fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();
         for ((_, socket), _) in sockets.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             let n = socket.read(&mut buffer)?;
             let claim =

@@ -98,8 +98,12 @@ impl Ipam {
         let exclusive = req.owner.as_ref().is_some_and(OwnerRef::is_exclusive);
         let first = kept.first().filter(|_| exclusive && !req.choice.names_a_place())?;
         let here = || kept.iter().filter(|d| d.network == first.network);
-        let mut subnets: Vec<String> = here().map(|d| d.subnet.to_string()).collect();
-        subnets.dedup();
+        let mut subnets: Vec<String> = Vec::new();
+        for def in here() {
+            if !subnets.iter().any(|s| def.subnet == *s) {
+                subnets.push(def.subnet.to_string());
+            }
+        }
         let one_family = |d: &Arc<InstanceDef>| {
             !d.set.is_empty() && d.set.iter().all(|a| Family::of(*a) == Family::of(d.name.address()))
         };

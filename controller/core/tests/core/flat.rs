@@ -51,6 +51,16 @@ fn an_untagged_network_is_in_force_with_a_table_for_each_subnet() {
 }
 
 #[test]
+fn a_subnet_whose_network_is_away_keeps_its_table() {
+    let mut all = with_office();
+    all.networks.retain(|n| n.name != "office");
+    let office4 = all.subnets.iter_mut().find(|s| s.name == "office4").unwrap();
+    office4.routing_table = Some(10007);
+    let (ipam, _) = start(all);
+    assert_eq!(ipam.routing_tables().into_iter().collect::<Vec<_>>(), [("office4".into(), 10007)]);
+}
+
+#[test]
 fn what_cannot_be_realised_or_is_incomplete_says_so() {
     let subnet_of = |network: NetworkDef, subnet: SubnetDef| {
         let (ipam, _) = start(Lists { networks: vec![network], subnets: vec![subnet], ..with_office() });

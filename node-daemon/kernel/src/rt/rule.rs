@@ -65,7 +65,10 @@ pub(crate) fn read(body: &[u8]) -> Option<SeenRule> {
     let mut plain = !selects && *body.get(7)? == TO_TABLE;
     for (attr, value) in wire::attrs(body, HEADER) {
         match attr {
-            SRC => rule.from = wire::addr(value).and_then(|a| Cidr::containing(a, src_len)),
+            SRC => {
+                rule.from = wire::addr(value).and_then(|a| Cidr::containing(a, src_len));
+                plain &= rule.from.is_some();
+            }
             PRIORITY => rule.priority = wire::u32_at(value, 0)?,
             TABLE => rule.table = wire::u32_at(value, 0)?,
             PROTOCOL => protocol = *value.first()?,
