@@ -161,6 +161,18 @@ pub fn steps(wiring: &Wiring) -> Vec<Step> {
     steps
 }
 
+/// Addresses on the physical network for which the node cannot answer yet: it has not heard of their Subnet, or that has no
+/// routing table.
+#[must_use]
+pub fn unanswered(view: &NodeView, attachment: &Attachment, wiring: &Wiring) -> BTreeSet<IpAddr> {
+    if !view.underlays.contains(&attachment.network) {
+        return BTreeSet::new();
+    }
+    let held = attachment.addresses.difference(&attachment.silent);
+    let answered: BTreeSet<IpAddr> = wiring.proxies.iter().map(|key| key.addr).collect();
+    held.filter(|a| view.families.contains(&Family::of(**a)) && !answered.contains(*a)).copied().collect()
+}
+
 /// An address of the interface that the node itself has: no packet for it would ever come to the pod.
 #[must_use]
 pub fn own_address(view: &NodeView, addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {

@@ -234,7 +234,7 @@ impl<L: PodLookup> Releaser<L> {
                 Outcome::Settled
             }
             // Changed or gone meanwhile: the watch brings the new state, and it is judged again.
-            Err(error) if matches!(error.code(), Some(404 | 409 | 422)) => {
+            Err(error) if is_overtaken(error.code(), &due.part) => {
                 self.metrics.wrote("conflict");
                 Outcome::Settled
             }
@@ -251,6 +251,16 @@ impl<L: PodLookup> Releaser<L> {
         let patch = torn_down_patch(due, self.attachments.had(&due.pod.uid, due.address), now());
         let params = PatchParams { field_manager: Some(NODE_MANAGER.to_owned()), ..PatchParams::default() };
         limited(api.patch_status(&due.name, &params, &Patch::Merge(patch))).await.map(drop)
+    }
+}
+
+/// Whether an answer of the API server says that the address is no longer as it was seen. Of a second pod the node may write
+/// as long as the object names it; afterwards that is forbidden.
+fn is_overtaken(code: Option<u16>, part: &Part) -> bool {
+    match code {
+        Some(404 | 409 | 422) => true,
+        Some(403) => matches!(part, Part::Second),
+        _ => false,
     }
 }
 

@@ -126,3 +126,14 @@ async fn an_address_that_another_pod_holds_is_neither_asked_for_nor_answered() {
     assert!(matches!(reply, Reply::Attached { .. }), "{reply:?}");
     assert!(answered(&rig).is_empty());
 }
+
+#[tokio::test]
+async fn an_address_whose_subnet_is_not_known_yet_is_not_used_unasked() {
+    let rig = flat_rig().await;
+    let mut view = (*rig.cni.shared.view().unwrap()).clone();
+    view.subnets.remove("fd00::/64");
+    rig.cni.shared.set_view(view);
+    let Reply::Failed(error) = ask(&rig.cni, add("c1")).await else { panic!("attached") };
+    assert!(error.msg.contains("the Subnet of fd00::5 is not set up on this node yet"), "{error:?}");
+    assert!(answered(&rig).is_empty());
+}

@@ -10,6 +10,7 @@ use braid_meta_core::record::{Grant, Record, RecordState};
 use braid_meta_core::result::{Interface, IpConfig, Route};
 use braid_meta_core::{Attachment, AttachmentId, CniError, CniResult, ErrorCode};
 use braid_node_core::attach::{self, Wiring};
+use braid_node_core::view::{self, NodeView};
 use braid_node_kernel::Holder;
 use braid_rpc::{Add, Check, Del, Gc, Reply, Request, Status, Verb};
 use braid_types::well_known::pod_gateway;
@@ -123,7 +124,13 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
     /// On a physical network others may have an address that nobody knows of here. The pod's own is used in no packet before
     /// that is settled.
     async fn ask_around(&self, record: &Record) -> Result<(), CniError> {
-        let Some((view, wiring)) = self.shared.view().zip(self.wiring(record)) else { return Ok(()) };
+        let Some((view, attachment)) = self.seen(record) else { return Ok(()) };
+        let wiring = attach::wire(&view, &attachment);
+        if let Some(address) = attach::unanswered(&view, &attachment, &wiring).first() {
+            return Err(CniError::try_again(format!(
+                "the Subnet of {address} is not set up on this node yet"
+            )));
+        }
         let Some(dev) = wiring.proxies.first().map(|key| key.dev.clone()) else { return Ok(()) };
         let addresses: BTreeSet<IpAddr> = wiring.proxies.iter().map(|key| key.addr).collect();
         if let Some(address) = attach::own_address(&view, &addresses) {
@@ -346,11 +353,16 @@ impl<P: Plumbing, L: PodLookup> Cni<P, L> {
 
     /// What the kernel must hold for a record; `None` before the loop's first comparison.
     pub(crate) fn wiring(&self, record: &Record) -> Option<Wiring> {
+        self.seen(record).map(|(view, attachment)| attach::wire(&view, &attachment))
+    }
+
+    /// The interface of a record, and what is known of the node.
+    fn seen(&self, record: &Record) -> Option<(Arc<NodeView>, view::Attachment)> {
         let view = self.shared.view()?;
         let mut attachment = attachments::attachment(record)?;
         // Not from the view, which may be older than the grant.
         attachment.silent = self.store.read(|index| index.held_by_others(&attachment));
-        Some(attach::wire(&view, &attachment))
+        Some((view, attachment))
     }
 }
 
