@@ -213,6 +213,8 @@ async fn client_with(stage: &Stage, token: &str) -> Result<Client> {
 enum Part {
     Whole,
     Status,
+    /// That the second pod of a machine is gone.
+    SecondPod,
 }
 
 /// What the API server says to a patch, as an agent makes it; nothing is changed. kubectl would read the subresource first,
@@ -232,6 +234,10 @@ async fn patched(
             api.patch(name, &params, &patch).await
         }
         Part::Status => api.patch_status(name, &params, &Patch::Merge(json!({"status": {}}))).await,
+        Part::SecondPod => {
+            let patch = Patch::Merge(json!({"status": {"secondTornDown": "x"}}));
+            api.patch_status(name, &params, &patch).await
+        }
     };
     match answer {
         Ok(_) => Ok(Ok(())),
@@ -276,6 +282,9 @@ fn an_agent_writes_of_its_own_node_only() {
                 let refusal = refusal.with_context(|| format!("{what} is let in without a node"))?;
                 says(&refusal, &["names no node", "kubelet"])?;
             }
+            let refusal = patched(&of_agent, braid("IPInstance"), &held, Part::SecondPod).await?.err();
+            let refusal = refusal.context("the end of a pod of another node is believed")?;
+            says(&refusal, &[&format!("the agent of node {own} may not say of {held}"), "second pod"])?;
             Ok(())
         })
     });

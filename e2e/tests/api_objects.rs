@@ -1,6 +1,7 @@
 //! The API server itself refuses bad objects, with a sentence that says what to change, and takes good ones: with no
 //! webhook and no controller behind it, on copies of Braid's kinds in a group that nobody watches.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -172,6 +173,20 @@ fn bad_objects_are_refused_and_good_ones_taken() {
     staged("api_objects", |stage| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(ask(&stage.sandbox().kubeconfig()))
+    });
+}
+
+#[test]
+fn the_samples_are_taken() {
+    staged("samples", |stage| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no repository")?;
+        for entry in fs::read_dir(root.join("config/samples"))? {
+            let file = entry?.path().display().to_string();
+            let arguments =
+                ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", file.as_str()];
+            stage.sandbox().kubectl(&arguments).with_context(|| file.clone())?;
+        }
+        Ok(())
     });
 }
 
