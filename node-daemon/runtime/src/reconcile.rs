@@ -16,6 +16,7 @@ use braid_node_core::plan::{self, Conflict, Plan, Step};
 use braid_node_core::underlay::Underlay;
 use braid_node_core::view::{self as core_view, NodeView};
 use braid_types::IfName;
+use braid_types::model::NodeNetworkDef;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -388,34 +389,30 @@ const DEVICE_FAILED: &str = "DeviceFailed";
 
 fn local_network(result: &Result<overlay::Overlay, NotReady>) -> LocalNetwork {
     match result {
-        Ok(overlay) => {
-            let published = overlay.published();
-            let (reason, message) = match &overlay.hindrance {
-                None => ("Ready", format!("pods can be attached, packets travel by {}", overlay.device)),
-                Some(why) => (why.reason(), format!("{}; what is attached stays as it is", chain(why))),
-            };
-            LocalNetwork {
-                ready: published.ready,
-                reason: reason.to_owned(),
-                message,
-                parent: published.parent,
-                device: Some(overlay.device.clone()),
-                mtu: published.mtu,
-                vtep: published.vtep,
-            }
+        Ok(o) => {
+            let how = format!("packets travel by {}", o.device);
+            local(o.published(), Some(o.device.clone()), o.hindrance.as_ref(), &how)
         }
         Err(why) => not_ready(why),
     }
 }
 
 fn local_underlay(result: &Result<Underlay, NotReady>) -> LocalNetwork {
-    let underlay = match result {
-        Ok(underlay) => underlay,
-        Err(why) => return not_ready(why),
-    };
-    let published = underlay.published();
-    let (reason, message) = match &underlay.hindrance {
-        None => ("Ready", format!("pods can be attached, {} answers for them", underlay.parent)),
+    match result {
+        Ok(u) => local(u.published(), None, u.hindrance.as_ref(), &format!("{} answers for them", u.parent)),
+        Err(why) => not_ready(why),
+    }
+}
+
+/// A Network that this node realises, by a device of ours if there is one.
+fn local(
+    published: NodeNetworkDef,
+    device: Option<IfName>,
+    hindrance: Option<&NotReady>,
+    how: &str,
+) -> LocalNetwork {
+    let (reason, message) = match hindrance {
+        None => ("Ready", format!("pods can be attached, {how}")),
         Some(why) => (why.reason(), format!("{}; what is attached stays as it is", chain(why))),
     };
     LocalNetwork {
@@ -423,9 +420,9 @@ fn local_underlay(result: &Result<Underlay, NotReady>) -> LocalNetwork {
         reason: reason.to_owned(),
         message,
         parent: published.parent,
-        device: None,
+        device,
         mtu: published.mtu,
-        vtep: None,
+        vtep: published.vtep,
     }
 }
 
