@@ -18,7 +18,7 @@ use braid_e2e::stage::{PATIENCE, Stage, items, staged};
 use braid_e2e::workload::{Pod, PodPlan, template};
 use serde_json::json;
 
-/// `BRAID_E2E_WAVES` asks for more of them: ten make about ten minutes.
+/// `BRAID_E2E_WAVES` asks for more of them: fifteen make about ten minutes.
 const WAVES: usize = 5;
 const PODS_PER_WAVE: usize = 40;
 
