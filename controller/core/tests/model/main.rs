@@ -20,6 +20,7 @@ mod check;
 mod protocol;
 mod scenario;
 mod state;
+mod writes;
 
 use check::{
     COOLED, FOLLOWS, KEEPS, NAMED, ONE_HOLDER, OWN, RESTORED, RETURNS, SERVES, STAYS, WHOLE, explore, told,
@@ -227,7 +228,6 @@ hold! {
     a_machine_leaves_a_lost_node: HAND_OVER_NODE;
     a_machine_comes_to_a_lost_node: HAND_OVER_TARGET_NODE;
     a_machine_in_both_families: HAND_OVER_DUAL;
-    #[ignore = "takes minutes"]
     a_machine_migrates_though_nodes_are_silent: HAND_OVER_TIMEOUT;
     #[ignore = "takes minutes"]
     both_families_of_two_pods_from_two_leaders: DUAL;
