@@ -209,15 +209,19 @@ impl Elector {
         }
     }
 
-    /// A write succeeded: it was started at `started`, and the Lease says `record` now (with its new version).
-    pub fn wrote(&mut self, record: Record, started: Monotonic) {
-        if self.role == Role::Lost {
-            return;
+    /// A write succeeded: it was started at `started`, its answer came at `now`, and the Lease says `record` (with its new
+    /// version). Whether this process leads: an answer that comes after the lead it speaks of has ended gives none, for
+    /// another may lead by then.
+    pub fn wrote(&mut self, record: Record, started: Monotonic, now: Monotonic) -> bool {
+        if self.role == Role::Lost || now >= started + self.timing.renew_deadline {
+            self.role = Role::Lost;
+            return false;
         }
         self.role = Role::Leader { renewed: started, transitions: record.transitions };
         self.seen = Some((Some(record), started));
         self.fresh = true;
         self.next = started + self.timing.retry;
+        true
     }
 
     /// A write failed or its outcome is not known: read before writing again.

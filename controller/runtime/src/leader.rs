@@ -117,16 +117,14 @@ impl Election {
         match tokio::time::timeout(CALL, call).await {
             Ok(Ok(written)) => {
                 let fence = record.transitions;
-                self.elector.wrote(
-                    Record { version: written.resource_version().unwrap_or_default(), ..record },
-                    started,
-                );
+                let record = Record { version: written.resource_version().unwrap_or_default(), ..record };
+                let leads = self.elector.wrote(record, started, self.now());
                 self.lease = Some(written);
                 self.gate.extend(started_at + self.renew_deadline, fence);
-                if acquire {
+                if leads && acquire {
                     info!(fence, "leading");
                 }
-                true
+                leads
             }
             Ok(Err(WriteError::Conflict(_) | WriteError::Exists(_))) if acquire => {
                 debug!("another candidate was first");

@@ -122,7 +122,7 @@ fn run(events: &[Event], offsets: [u64; 3]) -> (usize, Vec<u64>) {
                 match c.flight.take() {
                     Some(Flight::Read(Some(seen))) if arrives => c.elector.observed(seen, local),
                     Some(Flight::Write { started, answer: Some(Some(record)), .. }) if arrives => {
-                        c.elector.wrote(record, started);
+                        c.elector.wrote(record, started, local);
                     }
                     Some(Flight::Write { .. } | Flight::Read(_)) => c.elector.failed(local),
                     None => {}
@@ -209,7 +209,7 @@ fn a_leader_without_answers_stops_by_itself() {
     let Step::Write { record, create: true, acquire: true } = e.step(s(0)) else {
         panic!("create the lease")
     };
-    e.wrote(Record { version: "1".into(), ..record }, s(0));
+    assert!(e.wrote(Record { version: "1".into(), ..record }, s(0), s(1)));
     assert_eq!(e.step(s(1)), Step::Wait(s(2)));
     for at in [2, 4, 6, 8] {
         assert!(matches!(e.step(s(at)), Step::Write { .. } | Step::Read));
@@ -220,6 +220,18 @@ fn a_leader_without_answers_stops_by_itself() {
     assert!(!e.is_leading(s(10)));
     assert_eq!(e.step(s(10)), Step::Lost);
     assert_eq!(e.step(s(100)), Step::Lost);
+}
+
+#[test]
+fn an_answer_that_comes_after_the_lead_has_ended_gives_none() {
+    let mut events: Vec<Event> = round(0)[..5].to_vec();
+    for _ in 0..8 {
+        events.extend(round(1));
+        events.push(Event::Pass(2000));
+    }
+    events.extend(round(1));
+    events.push(Event::Answer(0, true));
+    assert_eq!(run(&events, [0, 0, 0]), (1, vec![1]), "the first never led");
 }
 
 #[test]
