@@ -369,6 +369,13 @@ fn cool_down(now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
 }
 
 impl Ipam {
+    /// Addresses about which there is something to do, to ask or to wait for.
+    pub fn due(&self, _: &Restored, now: UnixSeconds) -> impl Iterator<Item = &Arc<InstanceDef>> {
+        let decide =
+            move |def| decide(def, now, &self.circumstances(def, Checks::default()), self.config());
+        self.instances().filter(move |def| decide(def) != Decision::Keep)
+    }
+
     /// Decides about one address by all that is known. `checks` is the API server's word about its pod, node and owner,
     /// given after the decisions that ask for it. `None` if the address is not known: there is nothing to do.
     #[must_use]

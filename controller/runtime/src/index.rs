@@ -4,6 +4,7 @@
 //! others from being used.
 
 mod block;
+mod common;
 mod declared;
 mod instance;
 mod node;
@@ -126,11 +127,12 @@ pub(crate) fn watch(
         },
     );
     let i = index;
+    let mut in_common = pod::InCommon::default();
     informers.watch_mapped(
         "pods",
         Api::all(client.clone()),
         all(),
-        |raw| pod::news(&raw),
+        move |raw| pod::news(&mut in_common, &raw),
         move |event| {
             pod::handle(&i, event);
         },

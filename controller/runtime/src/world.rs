@@ -3,7 +3,6 @@
 //! Everything is behind one lock that is held for moments only and never across a wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,32 +121,6 @@ impl Waiters {
     }
 }
 
-/// What the pods of one workload have in common, each once however many pods it has.
-#[derive(Debug)]
-pub(crate) struct Common<T>(HashSet<Arc<T>>);
-
-impl<T> Default for Common<T> {
-    fn default() -> Self {
-        Self(HashSet::new())
-    }
-}
-
-impl<T: Eq + Hash> Common<T> {
-    /// The one that is like this.
-    pub(crate) fn share(&mut self, value: Arc<T>) -> Arc<T> {
-        if let Some(known) = self.0.get(&value) {
-            return known.clone();
-        }
-        self.0.insert(value.clone());
-        value
-    }
-
-    /// Forgets those that no pod has any more.
-    pub(crate) fn sweep(&mut self) {
-        self.0.retain(|value| Arc::strong_count(value) > 1);
-    }
-}
-
 /// Everything that is known.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -155,10 +128,6 @@ pub(crate) struct World {
     pub(crate) ipam: Ipam,
     /// Pods that need addresses.
     pub(crate) pods: HashMap<Uid, PodEntry>,
-    /// Their owners.
-    pub(crate) owners: Common<OwnerRef>,
-    /// What their annotations say.
-    pub(crate) choices: Common<Result<Choice, String>>,
     /// Namespaces by name.
     pub(crate) namespaces: HashMap<String, NamespaceEntry>,
     /// Networks as the API server has them, for status and finalizers.
@@ -182,14 +151,6 @@ pub(crate) struct World {
     pub(crate) node_networks: BTreeMap<String, NodeDef>,
     /// Refused pods.
     pub(crate) waiters: Waiters,
-}
-
-impl World {
-    /// Forgets what pods had in common of which there is none any more.
-    pub(crate) fn sweep_common(&mut self) {
-        self.owners.sweep();
-        self.choices.sweep();
-    }
 }
 
 /// An object with a status of ours.
@@ -285,8 +246,6 @@ impl Shared {
         let world = World {
             ipam: Ipam::new(config),
             pods: HashMap::new(),
-            owners: Common::default(),
-            choices: Common::default(),
             namespaces: HashMap::new(),
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
@@ -309,7 +268,11 @@ impl Shared {
 
     /// Makes work of what an event touched.
     pub(crate) fn dispatch(&self, world: &World, effects: Effects) {
-        let Effects { wake, review, pods, subnets, networks, vteps, .. } = effects;
+        let Effects { wake, review, pods, subnets, networks, vteps, everything, .. } = effects;
+        if everything {
+            self.enqueue_waiting(world);
+            self.enqueue_addresses(world);
+        }
         for uid in wake.iter().flat_map(|topic| world.waiters.of(topic)) {
             self.queues.grants.add(uid.clone());
         }
@@ -332,14 +295,8 @@ impl Shared {
     /// Everything is to be looked at: this process has just begun to lead, or time has passed.
     pub(crate) fn enqueue_all(&self) {
         let world = self.world();
-        for (uid, entry) in &world.pods {
-            if !entry.granted {
-                self.queues.grants.add(uid.clone());
-            }
-        }
-        for instance in world.ipam.instances() {
-            self.queues.reviews.add(instance.name.clone());
-        }
+        self.enqueue_waiting(&world);
+        self.enqueue_addresses(&world);
         for name in world.networks.keys() {
             self.queues.statuses.add(StatusKey::Network(name.clone()));
         }
@@ -349,6 +306,21 @@ impl Shared {
         self.queues.vteps.add(());
         self.queues.sweeps.add(Sweep::Blocks);
         self.queues.sweeps.add(Sweep::Audit);
+    }
+
+    fn enqueue_waiting(&self, world: &World) {
+        for (uid, _) in world.pods.iter().filter(|(_, entry)| !entry.granted) {
+            self.queues.grants.add(uid.clone());
+        }
+    }
+
+    /// Of a hundred thousand addresses there is nothing to do about most, and those need not be in a queue for it.
+    fn enqueue_addresses(&self, world: &World) {
+        let Ok(restored) = world.ipam.restored() else { return };
+        let due = world.ipam.due(&restored, crate::clock::seconds()).map(|def| &def.name);
+        for name in due.chain(&world.unlabelled).chain(&world.unsure) {
+            self.queues.reviews.add(name.clone());
+        }
     }
 }
 
@@ -371,24 +343,5 @@ mod tests {
         waiters.forget(&one);
         waiters.forget(&two);
         assert!(waiters.by_topic.is_empty() && waiters.by_pod.is_empty());
-    }
-
-    #[test]
-    fn pods_of_one_owner_share_it() {
-        let owner = |name: &str| {
-            Arc::new(OwnerRef {
-                api_version: "apps/v1".into(),
-                kind: "Deployment".into(),
-                namespace: "shop".into(),
-                name: name.into(),
-                uid: Symbol::default(),
-                pod: None,
-            })
-        };
-        let mut owners = Common::default();
-        let (first, second) = (owners.share(owner("web")), owners.share(owner("web")));
-        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &owners.share(owner("api"))));
-        owners.sweep();
-        assert_eq!(owners.0.len(), 1, "of the other there is no pod");
     }
 }

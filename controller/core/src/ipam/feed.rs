@@ -39,6 +39,10 @@ fn vanished<'a, T: Clone + Eq + Hash + 'a>(
     known: impl Iterator<Item = &'a T>,
     listed: impl Iterator<Item = &'a T>,
 ) -> Vec<T> {
+    let mut known = known.peekable();
+    if known.peek().is_none() {
+        return Vec::new();
+    }
     let listed: HashSet<&T> = listed.collect();
     known.filter(|n| !listed.contains(n)).cloned().collect()
 }
@@ -287,17 +291,12 @@ impl Ipam {
     /// All addresses that there are.
     pub fn reset_instances(&mut self, list: Vec<Arc<InstanceDef>>, now: UnixSeconds) -> Effects {
         self.listed.instances = true;
-        let listed: HashSet<&InstanceName> = list.iter().map(|i| &i.name).collect();
-        let vanished: Vec<(InstanceName, Symbol)> = self
-            .instances
-            .iter()
-            .filter(|def| !listed.contains(&def.name))
-            .map(|def| (def.name.clone(), def.uid.clone()))
-            .collect();
-        drop(listed);
+        let gone = vanished(self.instances.iter().map(|def| &def.name), list.iter().map(|def| &def.name));
         let mut effects = Effects::default();
-        for (name, uid) in vanished {
-            effects.merge(self.remove_instance(&name, &uid));
+        for name in gone {
+            if let Some(uid) = self.instance(&name).map(|def| def.uid.clone()) {
+                effects.merge(self.remove_instance(&name, &uid));
+            }
         }
         for def in list {
             effects.merge(self.upsert_instance(def, now));

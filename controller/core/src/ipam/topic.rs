@@ -36,7 +36,12 @@ pub struct Effects {
     pub networks: BTreeSet<String>,
     /// Whether a node of some overlay may lack its address, or have one too many.
     pub vteps: bool,
+    /// Everybody who waits and every address: so much has changed that names are worth less than a look at all there is.
+    pub everything: bool,
 }
+
+/// How much is named one by one.
+const MANY: usize = 4096;
 
 impl Effects {
     /// Adds what another event touched.
@@ -47,6 +52,11 @@ impl Effects {
         add(&mut self.subnets, other.subnets);
         add(&mut self.networks, other.networks);
         self.vteps |= other.vteps;
+        self.everything |= other.everything || self.wake.len().max(self.review.len()) > MANY;
+        if self.everything {
+            self.wake.clear();
+            self.review.clear();
+        }
     }
 }
 

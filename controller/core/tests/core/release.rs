@@ -262,3 +262,26 @@ fn a_nodes_own_address_goes_with_its_node_or_its_subnet_but_after_the_pods() {
     assert!(ipam.remove_instance(&made[0].name, &made[0].uid).review.contains(&n2));
     assert_eq!(ipam.decide(&restored, &n2, Checks::default(), 100), left);
 }
+
+#[test]
+fn a_list_of_very_many_is_looked_at_as_a_whole() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/16", "fd00::/112"));
+    let made = give(&mut ipam, &restored, &request(1, "n1"));
+    let (mut list, pods): (Vec<Arc<InstanceDef>>, Vec<_>) = (made.clone(), (1..9).map(live).collect());
+    for n in 1..6000u32 {
+        let address = std::net::Ipv4Addr::from(0x0a00_8000 + n);
+        let name = braid_types::InstanceName::new("", address.into());
+        let uid = name.to_string().as_str().into();
+        list.push(Arc::new(InstanceDef { name, uid, host_routed: true, ..(*made[0]).clone() }));
+    }
+    let effects = ipam.reset_instances(list.clone(), 100);
+    assert!(effects.everything && effects.review.is_empty() && effects.wake.is_empty(), "{effects:?}");
+    ipam.reset_pods(pods.clone());
+    assert_eq!(ipam.due(&restored, 100).count(), 0, "the pod lives");
+    let one = list.pop().unwrap();
+    let effects = ipam.reset_instances(list.clone(), 100);
+    assert!(!effects.everything && effects.pods.contains("pod-1"), "one that is gone is named");
+    ipam.reset_pods(pods[1..].to_vec());
+    assert_eq!(ipam.due(&restored, 100).count(), list.len());
+    assert!(ipam.due(&restored, 100).all(|def| def.name != one.name));
+}

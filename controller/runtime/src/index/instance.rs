@@ -69,12 +69,12 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
     let mut world = index.shared.world();
     let effects = match event {
         Event::Reset(all) => {
-            let (known, unsure) = listed(&world, &all);
+            let Known { list, versions, unsure } = listed(&world, &all);
             for name in &unsure {
                 index.shared.queues.reviews.add(name.clone());
             }
             world.unsure.extend(unsure);
-            world.instance_versions = known.iter().map(|(d, v)| (d.name.clone(), *v)).collect();
+            world.instance_versions = versions;
             world.unlabelled.clear();
             for news in &all {
                 note(&mut world, news);
@@ -82,7 +82,7 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
             world.unreadable.listed(IP_INSTANCE);
             let unreadable = world.unreadable.addresses();
             let mut effects = world.ipam.reset_unreadable(&unreadable);
-            effects.merge(world.ipam.reset_instances(known.into_iter().map(|(d, _)| d).collect(), now()));
+            effects.merge(world.ipam.reset_instances(list, now()));
             effects
         }
         Event::Applied(news) => take(&mut world, &news),
@@ -112,31 +112,40 @@ pub(super) fn handle(index: &Index, event: Event<InstanceNews>) {
     index.shared.queues.sweeps.add_after(Sweep::Blocks, super::SWEEP_DELAY);
 }
 
-/// What there is by a full list and by what was learned from own writes meanwhile: a list may be older than those. The
-/// second part names what the list does not have although it may exist; the API server has to be asked.
-fn listed(world: &World, all: &[Arc<InstanceNews>]) -> (Vec<(Arc<InstanceDef>, u64)>, Vec<InstanceName>) {
-    let newest = all.iter().map(|n| n.version).max().unwrap_or_default();
-    let mut merged: HashMap<InstanceName, (Arc<InstanceDef>, u64)> = all
-        .iter()
-        .filter_map(|n| Some((n.def.clone().ok()?, n.version)))
-        .map(|(def, version)| (def.name.clone(), (def, version)))
-        .collect();
+/// What there is by a full list and by what was learned from own writes meanwhile: a list may be older than those.
+struct Known {
+    list: Vec<Arc<InstanceDef>>,
+    versions: HashMap<InstanceName, u64>,
+    /// What the list does not have although it may exist; the API server has to be asked.
+    unsure: Vec<InstanceName>,
+}
+
+fn listed(world: &World, all: &[Arc<InstanceNews>]) -> Known {
+    let mut list = Vec::with_capacity(all.len());
+    let mut versions = HashMap::with_capacity(all.len());
+    let mut newest = 0;
+    for news in all {
+        newest = newest.max(news.version);
+        let Ok(def) = &news.def else { continue };
+        let own = world.instance_versions.get(&def.name).filter(|own| **own > news.version);
+        let (def, version) = match own.and_then(|own| Some((world.ipam.instance(&def.name)?, *own))) {
+            Some(newer) => newer,
+            None => (def, news.version),
+        };
+        versions.insert(def.name.clone(), version);
+        list.push(def.clone());
+    }
     let mut unsure = Vec::new();
     for (name, version) in &world.instance_versions {
-        let Some(known) = world.ipam.instance(name) else { continue };
-        match merged.get_mut(name) {
-            Some(entry) if *version > entry.1 => {
-                *entry = (known.clone(), *version);
-            }
-            Some(_) => {}
-            None if *version > newest => {
-                merged.insert(name.clone(), (known.clone(), *version));
-                unsure.push(name.clone());
-            }
-            None => {}
+        if *version <= newest || versions.contains_key(name) {
+            continue;
         }
+        let Some(def) = world.ipam.instance(name) else { continue };
+        versions.insert(name.clone(), *version);
+        list.push(def.clone());
+        unsure.push(name.clone());
     }
-    (merged.into_values().collect(), unsure)
+    Known { list, versions, unsure }
 }
 
 /// Takes in the API server's answer to a write, ahead of the watch.
@@ -309,13 +318,14 @@ mod tests {
             seen("10.0.0.3", "c", 4, "gone"),
         ]);
         let world = shared.world();
-        let (known, unsure) =
+        let Known { list, versions, unsure } =
             listed(&world, &[seen("10.0.0.1", "a", 7, "as listed"), seen("10.0.0.4", "d", 8, "")]);
-        let mut names: Vec<String> = known.iter().map(|(d, _)| d.name.to_string()).collect();
+        let mut names: Vec<String> = list.iter().map(|d| d.name.to_string()).collect();
         names.sort();
         assert_eq!(names, ["10.0.0.1", "10.0.0.2", "10.0.0.4"]);
+        assert_eq!(versions.len(), 3);
         assert_eq!(unsure, ["10.0.0.2".parse::<InstanceName>().unwrap()]);
-        let first = known.iter().find(|(d, _)| d.uid == "a").unwrap();
-        assert_eq!((first.0.node.as_deref(), first.1), (Some("changed since"), 9));
+        let first = list.iter().find(|d| d.uid == "a").unwrap();
+        assert_eq!((first.node.as_deref(), versions[&first.name]), (Some("changed since"), 9));
     }
 }

@@ -1,16 +1,16 @@
 //! Pods and namespaces: who needs addresses, and by which rules.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use braid_api::slim::{Namespace, Pod};
 use braid_controller_core::{Choice, Effects, FamilyWish, PodFact, Topic};
 use braid_informer::Event;
 use braid_types::annotation::{ByOrdinal, NetworkChoice};
-use braid_types::model::PodRef;
+use braid_types::model::{OwnerRef, PodRef};
 use kube::ResourceExt;
 use tokio::time::Instant;
 
+use super::common::Common;
 use super::{Index, owner};
 use crate::world::{NamespaceEntry, PodEntry, Uid, World};
 use braid_types::well_known::condition::ADDRESSED;
@@ -23,7 +23,14 @@ pub(super) struct PodNews {
     entry: Option<PodEntry>,
 }
 
-pub(super) fn news(pod: &Pod) -> PodNews {
+/// What the pods of a workload have in common.
+#[derive(Debug, Default)]
+pub(super) struct InCommon {
+    owners: Common<OwnerRef>,
+    choices: Common<Result<Choice, String>>,
+}
+
+pub(super) fn news(common: &mut InCommon, pod: &Pod) -> PodNews {
     let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
     let fact = PodFact { uid: pod.uid().unwrap_or_default().into(), finished: pod.is_finished(), created };
     let wants = !pod.spec.host_network && !fact.finished && !pod.is_terminating();
@@ -35,8 +42,8 @@ pub(super) fn news(pod: &Pod) -> PodNews {
             uid: fact.uid.clone(),
         },
         node: node.into(),
-        choice: Arc::new(choice_of(pod)),
-        owner: owner::other(pod).map(Arc::new),
+        choice: common.choices.share(choice_of(pod)),
+        owner: owner::other(pod).map(|owner| common.owners.share(owner)),
         keep: owner::keep(pod),
         migration: owner::migration(pod),
         bound: Instant::now(),
@@ -126,16 +133,11 @@ fn take_entry(index: &Index, world: &mut World, news: &PodNews) {
     let Some(new) = &news.entry else { return drop_entry(world, &uid) };
     match world.pods.get_mut(&uid) {
         None => {
-            let owner = new.owner.clone().map(|owner| world.owners.share(owner));
-            let choice = world.choices.share(new.choice.clone());
-            world.pods.insert(uid.clone(), PodEntry { owner, choice, ..new.clone() });
+            world.pods.insert(uid.clone(), new.clone());
             index.shared.queues.grants.add(uid);
         }
         Some(known) => {
-            let asks_anew = known.choice != new.choice;
-            if asks_anew {
-                known.choice = world.choices.share(new.choice.clone());
-            }
+            let asks_anew = std::mem::replace(&mut known.choice, new.choice.clone()) != new.choice;
             known.keep = new.keep;
             let moves_on = std::mem::replace(&mut known.migration, new.migration) != new.migration;
             // Its own writes come back here late; what it remembers is newer than the condition it reads.

@@ -32,7 +32,6 @@ impl Work {
         match what {
             Sweep::Blocks => self.sweep_blocks().await,
             Sweep::Audit => {
-                self.shared.world().sweep_common();
                 self.drop_lost_nodes().await;
                 self.thin_out().await;
                 self.show(self.contradictions()).await;
