@@ -2,7 +2,7 @@
 //! pooled and kept addresses proven on packets.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -449,6 +449,55 @@ fn pool(office: &Office<'_>) -> Result<()> {
     stage.kubectl(&["delete", "deployment", "pool", "--timeout=120s"]).map(drop)
 }
 
+/// Pods in the prefix that the nodes are in get none of the nodes' own addresses.
+fn beside_the_nodes(office: &Office<'_>) -> Result<()> {
+    let stage = office.stage;
+    let mut of_nodes = Vec::new();
+    for node in &office.members {
+        let object = stage.sandbox().kubectl_json(&["get", "node", node])?;
+        let addresses = items(&object["status"]["addresses"]);
+        of_nodes.extend(addresses.iter().filter_map(|a| a["address"].as_str()?.parse::<Ipv4Addr>().ok()));
+    }
+    of_nodes.sort_unstable();
+    ensure!(of_nodes.len() == 2, "{of_nodes:?}");
+    let route = stage.sandbox().node_exec(&office.members[0], &["ip", "-4", "route", "show", "default"])?;
+    let gateway =
+        route.split(" via ").nth(1).and_then(|rest| rest.split(' ').next()).context("no default route")?;
+    let last = Ipv4Addr::from_bits(of_nodes[1].to_bits() + 2);
+    let size = last.to_bits() - of_nodes[0].to_bits() + 1;
+    let prefix = Ipv4Addr::from_bits(last.to_bits() & 0xffff_ff00);
+    stage.declare(&[stage.object(
+        "Subnet",
+        "office-beside",
+        &json!({
+            "network": "office", "cidr": format!("{prefix}/24"), "gateway": gateway,
+            "ranges": [format!("{}-{last}", of_nodes[0])], "private": true,
+        }),
+    )])?;
+    stage.await_ready("subnet/office-beside")?;
+    let subnet = stage.sandbox().kubectl_json(&["get", "subnet", "office-beside"])?;
+    ensure!(
+        subnet["status"]["total"] == size - 2,
+        "{size} addresses, of which nodes have 2: {}",
+        subnet["status"]
+    );
+    let beside = |name: &str, node: &str| flat(name, node).annotated("braid.network/subnet", "office-beside");
+    let pods: Vec<PodPlan> = (0..2).map(|n| beside(&format!("beside-{n}"), &office.members[n])).collect();
+    let pods = stage.start(&pods)?;
+    let nodes: Vec<IpAddr> = of_nodes.iter().copied().map(IpAddr::from).collect();
+    ensure!(pods.iter().all(|pod| !nodes.contains(&pod.addresses[0])), "{pods:?}, nodes have {nodes:?}");
+    for pod in &pods {
+        reach_small(stage, pod, &nodes)?;
+        reach_small(stage, pod, &[pods[0].addresses[0], pods[1].addresses[0], gateway.parse()?])?;
+    }
+    stage.create(&[
+        beside("usurper", &office.members[0]).annotated("braid.network/ips", &nodes[1].to_string())
+    ])?;
+    let told = stage.await_event("usurper", "AddressExcluded")?;
+    ensure!(told.contains("a node's own address"), "{told}");
+    stage.delete_pods(&["beside-0", "beside-1", "usurper"])
+}
+
 #[test]
 fn addresses_are_fixed_kept_and_unique_on_the_wire() {
     staged("flat_addresses", |stage| {
@@ -496,6 +545,6 @@ fn addresses_are_fixed_kept_and_unique_on_the_wire() {
         stage.create(&[small(2)])?;
         let told = stage.await_event("tiny-2", "SubnetFull")?;
         ensure!(told.contains("office-tiny") && told.contains("full"), "{told}");
-        Ok(())
+        beside_the_nodes(&office)
     });
 }

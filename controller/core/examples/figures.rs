@@ -164,6 +164,7 @@ fn restore_and_grant(count: usize, nodes: usize) {
                 name: format!("node-{n}"),
                 uid: format!("{n}"),
                 labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
+                addresses: Vec::new(),
             })
             .collect(),
         pods: (0..count).map(|n| PodFact { uid: pod(n).uid, finished: false, created: 0 }).collect(),

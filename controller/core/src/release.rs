@@ -371,8 +371,7 @@ fn cool_down(now: UnixSeconds, c: &Circumstances, config: &Config) -> Decision {
 impl Ipam {
     /// Addresses about which there is something to do, to ask or to wait for.
     pub fn due(&self, _: &Restored, now: UnixSeconds) -> impl Iterator<Item = &Arc<InstanceDef>> {
-        let decide =
-            move |def| decide(def, now, &self.circumstances(def, Checks::default()), self.config());
+        let decide = move |def| decide(def, now, &self.circumstances(def, Checks::default()), self.config());
         self.instances().filter(move |def| decide(def) != Decision::Keep)
     }
 

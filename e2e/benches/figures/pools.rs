@@ -134,7 +134,12 @@ fn lists(size: usize) -> Result<Lists> {
         let address = address(n)?;
         if n % BLOCK == 0 {
             let cidr = Cidr::containing(address, 26).context("a block")?;
-            lists.nodes.push(NodeFact { name: node(n), uid: node(n), labels: BTreeMap::new() });
+            lists.nodes.push(NodeFact {
+                name: node(n),
+                uid: node(n),
+                labels: BTreeMap::new(),
+                addresses: Vec::new(),
+            });
             lists.blocks.push(BlockDef {
                 name: braid_types::block_name("big", &cidr),
                 subnet: "big".to_owned(),

@@ -303,7 +303,8 @@ impl Index {
         &'a self,
         node: &'a str,
     ) -> impl Iterator<Item = (&'a InstanceDef, &'a HandoverDef)> {
-        let seconds = self.host_routed.values().filter_map(|d| Some((d, d.handover.as_deref()?)));
+        let shared = self.shared.iter().filter_map(|name| self.host_routed.get(name));
+        let seconds = shared.filter_map(|def| Some((def, def.handover.as_deref()?)));
         seconds.filter(move |(_, second)| second.node == node)
     }
 

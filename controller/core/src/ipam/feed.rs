@@ -86,8 +86,11 @@ impl Ipam {
         if self.networks.get(&def.name) == Some(&def) {
             return Effects::default();
         }
-        let (name, space) = (def.name.clone(), def.space.clone());
+        let (name, space, kind) = (def.name.clone(), def.space.clone(), def.kind);
         let old = self.networks.insert(name.clone(), def);
+        if old.as_ref().map(|n| n.kind) != Some(kind) {
+            self.leave_out_nodes();
+        }
         if old.map(|n| n.space).unwrap_or_default() != space {
             self.place_all();
         }
@@ -152,6 +155,7 @@ impl Ipam {
     }
 
     fn store_subnet(&mut self, def: SubnetDef) -> Stored {
+        let of_nodes = self.addresses_of_nodes(&def);
         let slot = self.slots.entry(def.name.clone()).or_default();
         let old = slot.def.as_ref();
         if old == Some(&def) {
@@ -161,8 +165,8 @@ impl Ipam {
             SubnetDef { ready: old.ready, routing_table: old.routing_table, ..def.clone() } == *old
         });
         if !old.is_some_and(|old| same_addresses(old, &def)) {
-            slot.pool.redefine(Some(&def));
             slot.blocks.redefine(Some(&def));
+            slot.define_pool(&def, of_nodes);
         }
         let name = def.name.clone();
         slot.def = Some(def);
@@ -463,13 +467,23 @@ impl Ipam {
             effects.merge(self.remove_node(&name));
         }
         for node in list {
-            effects.merge(self.upsert_node(node));
+            effects.merge(self.store_node(node));
+        }
+        effects.merge(self.leave_out_nodes());
+        effects
+    }
+
+    /// A node appeared, or its labels or addresses changed.
+    pub fn upsert_node(&mut self, node: NodeFact) -> Effects {
+        let same_addresses = self.nodes.get(&node.name).is_some_and(|old| old.addresses == node.addresses);
+        let mut effects = self.store_node(node);
+        if !same_addresses {
+            effects.merge(self.leave_out_nodes());
         }
         effects
     }
 
-    /// A node appeared or its labels changed.
-    pub fn upsert_node(&mut self, node: NodeFact) -> Effects {
+    fn store_node(&mut self, node: NodeFact) -> Effects {
         if self.nodes.get(&node.name) == Some(&node) {
             return Effects::default();
         }
@@ -478,12 +492,46 @@ impl Ipam {
         self.node_changed(&name)
     }
 
+    /// Nodes on the physical network have addresses there that no pod may be given.
+    fn leave_out_nodes(&mut self) -> Effects {
+        let changed: Vec<_> = self
+            .slots
+            .values()
+            .filter_map(|slot| Some((slot.def.as_ref()?, &slot.of_nodes)))
+            .map(|(def, known)| (def, known, self.addresses_of_nodes(def)))
+            .filter(|(_, known, now)| *known != now)
+            .map(|(def, _, now)| (def.clone(), now))
+            .collect();
+        let mut effects = Effects::default();
+        for (def, of_nodes) in changed {
+            effects.merge(self.touched(&def.name));
+            effects.wake.insert(Topic::Subnet(def.name.clone()));
+            if let Some(slot) = self.slots.get_mut(&def.name) {
+                slot.define_pool(&def, of_nodes);
+            }
+        }
+        effects
+    }
+
+    /// The addresses of the Subnet that nodes have themselves, in order; none where pods are not on the nodes' network.
+    fn addresses_of_nodes(&self, def: &SubnetDef) -> Vec<IpAddr> {
+        if self.networks.get(&def.network).is_none_or(|network| network.kind.has_blocks()) {
+            return Vec::new();
+        }
+        let all = self.nodes.values().flat_map(|node| &node.addresses);
+        let mut within: Vec<IpAddr> = all.filter(|address| def.cidr.contains(**address)).copied().collect();
+        within.sort_unstable();
+        within.dedup();
+        within
+    }
+
     /// A node is gone.
     pub fn remove_node(&mut self, name: &str) -> Effects {
         if self.nodes.remove(name).is_none() {
             return Effects::default();
         }
         let mut effects = self.node_changed(name);
+        effects.merge(self.leave_out_nodes());
         let second = |def: &InstanceDef| def.handover.as_ref().is_some_and(|h| h.node == *name);
         let on_it = self.instances.iter().filter(|def| def.node.as_deref() == Some(name) || second(def));
         effects.review.extend(on_it.map(|def| def.name.clone()));

@@ -42,6 +42,8 @@ pub struct NodeFact {
     pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The addresses that it says it has.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A pod as far as addresses go.
@@ -104,6 +106,8 @@ pub(super) struct Slot {
     pub(super) def: Option<SubnetDef>,
     pub(super) pool: Pool,
     pub(super) blocks: Blocks,
+    /// Addresses that nodes have themselves: the pool does not give them out.
+    pub(super) of_nodes: Vec<IpAddr>,
     /// Tunnel end addresses among those that are taken.
     pub(super) vteps: usize,
     /// What the further holders of an address have it as, where objects contradict each other: one of another address
@@ -118,6 +122,14 @@ impl Slot {
         all.extend(self.pool.mark(address));
         all.push(mark);
         self.show(address, all);
+    }
+
+    /// Gives the pool what the Subnet says, but for the addresses that nodes have.
+    pub(super) fn define_pool(&mut self, def: &SubnetDef, of_nodes: Vec<IpAddr>) {
+        let mut left = def.clone();
+        left.excluded.extend(of_nodes.iter().copied().map(AddrRange::single));
+        self.pool.redefine(Some(&left));
+        self.of_nodes = of_nodes;
     }
 
     /// Gives it back for a holder that had it as `mark`. Whether it is free now.

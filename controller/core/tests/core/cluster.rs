@@ -59,7 +59,7 @@ pub(crate) fn ranges(texts: &[&str]) -> Vec<AddrRange> {
 
 pub(crate) fn node(name: &str) -> NodeFact {
     let labels = BTreeMap::from([("name".to_owned(), name.to_owned())]);
-    NodeFact { name: name.to_owned(), uid: format!("uid-of-{name}"), labels }
+    NodeFact { name: name.to_owned(), uid: format!("uid-of-{name}"), labels, addresses: Vec::new() }
 }
 
 pub(crate) fn pod(n: usize) -> PodRef {

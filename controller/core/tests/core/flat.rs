@@ -1,7 +1,7 @@
 //! Networks of type VLAN: what is in force, tables, and addresses without blocks.
 
-use braid_controller_core::Choice;
 use braid_controller_core::ipam::Lists;
+use braid_controller_core::{Choice, Ipam, Topic};
 use braid_types::model::{InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
 use braid_types::{Family, Selector, VlanId};
 
@@ -131,6 +131,45 @@ fn pods_on_nodes_outside_are_refused_and_ranges_are_kept_to() {
     assert_eq!(refusal.reason(), "NotMember");
     let here = braid_controller_core::PodRequest { node: "n2".to_owned(), ..in_office(1) };
     assert_eq!(address_of(&give(&mut ipam, &restored, &here), Family::V4), "10.20.0.4");
+}
+
+#[test]
+fn the_nodes_own_addresses_are_left_out() {
+    let mut all = with_office();
+    // On the physical network, and in the middle of an overlay's prefix by mistake.
+    let addresses = |of: &[&str]| of.iter().map(|a| a.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    all.nodes[0].addresses = addresses(&["10.20.0.2", "fd20::2", "10.0.0.9"]);
+    all.nodes[1].addresses = addresses(&["10.20.0.3", "10.20.0.2"]);
+    let (n1, n2) = (all.nodes[0].clone(), all.nodes[1].clone());
+    let office = all.networks[1].clone();
+    let (mut ipam, restored) = start(all);
+    let total = |ipam: &Ipam| ["office4", "office6", "v4"].map(|s| ipam.usage(s).total);
+    let (with, without) = ([3, 5, 254], [5, 6, 254]);
+    assert_eq!(total(&ipam), with, "two of five, one of six, none of an overlay");
+    assert_eq!(address_of(&give(&mut ipam, &restored, &in_office(1)), Family::V4), "10.20.0.4");
+    let fixed = |n, ip: &str| {
+        let choice = Choice { ips: ranges(&[ip]), ..in_office(n).choice };
+        braid_controller_core::PodRequest { choice, ..in_office(n) }
+    };
+    let refusal = ipam.grant(&restored, &fixed(2, "10.20.0.3")).unwrap_err();
+    assert!(refusal.to_string().contains("a node's own address"), "{refusal}");
+    assert_eq!(refusal.reason(), "AddressExcluded");
+    let effects = ipam.upsert_node(braid_controller_core::NodeFact { addresses: Vec::new(), ..n2.clone() });
+    assert!(effects.wake.contains(&Topic::Subnet("office4".into())), "who was refused asks again");
+    assert_eq!(address_of(&give(&mut ipam, &restored, &fixed(2, "10.20.0.3")), Family::V4), "10.20.0.3");
+    // A node with an address that a pod has: nothing is taken away.
+    ipam.upsert_node(n2);
+    assert_eq!((ipam.usage("office4").outside, ipam.usage("office4").total), (1, 3));
+    ipam.remove_node("n1");
+    ipam.remove_node("n2");
+    assert_eq!((total(&ipam), ipam.usage("office4").outside), (without, 0));
+    // Whatever is seen first.
+    ipam.remove_network("office");
+    ipam.remove_subnet("office6");
+    ipam.upsert_node(n1);
+    ipam.upsert_subnet(flat_subnet("office6", "fd20::/125", "fd20::1"));
+    ipam.upsert_network(office);
+    assert_eq!(total(&ipam), [4, 5, 254]);
 }
 
 #[test]

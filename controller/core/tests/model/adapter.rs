@@ -549,7 +549,7 @@ fn node_name(node: u8) -> String {
 }
 
 fn node(name: String) -> NodeFact {
-    NodeFact { uid: format!("uid-of-{name}"), name, labels: BTreeMap::new() }
+    NodeFact { uid: format!("uid-of-{name}"), name, labels: BTreeMap::new(), addresses: Vec::new() }
 }
 
 fn owner(kind: &str, name: &str, pod: Option<String>) -> OwnerRef {

@@ -14,12 +14,14 @@ use crate::world::Sweep;
 /// Of what the agents say.
 const KIND: &str = "NodeNetwork";
 
-/// Name, uid and labels are all that counts.
+/// What counts of a Node.
 pub(super) fn news(raw: Node) -> NodeFact {
     NodeFact {
         name: raw.name_any(),
         uid: raw.metadata.uid.unwrap_or_default(),
         labels: raw.metadata.labels.unwrap_or_default(),
+        // Host names are among them.
+        addresses: raw.status.addresses.iter().filter_map(|a| a.address.parse().ok()).collect(),
     }
 }
 

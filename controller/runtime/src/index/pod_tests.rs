@@ -49,7 +49,16 @@ fn an_ordinal_picks_its_entry() {
 #[test]
 fn a_wrong_annotation_is_kept_as_a_sentence() {
     let pod = pod(add("/metadata/annotations", json!({"braid.network/ip-family": "IPv5"})));
-    assert!(news(&mut InCommon::default(), &pod).entry.unwrap().choice.as_ref().as_ref().unwrap_err().contains("IPv5"));
+    assert!(
+        news(&mut InCommon::default(), &pod)
+            .entry
+            .unwrap()
+            .choice
+            .as_ref()
+            .as_ref()
+            .unwrap_err()
+            .contains("IPv5")
+    );
 }
 
 #[test]

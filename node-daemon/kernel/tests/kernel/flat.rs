@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use braid_node_core::desired::ProxyKey;
 use braid_node_core::plan::{Plan, Step};
-use braid_types::Mac;
 
 use crate::lab::{Node, Pod, ip, office, pings, reaches, two_nodes, wait_until};
 
@@ -232,7 +231,7 @@ fn somebody_who_has_an_address_already_is_found() {
 }
 
 #[test]
-fn another_node_that_still_answers_is_overruled() {
+fn a_node_that_answers_for_others_counts_as_nobody() {
     let (mut a, b) = members();
     let key = |address: &str| ProxyKey { dev: "eth0".parse().expect("name"), addr: ip(address) };
     // A node that has fallen silent towards the cluster, and whose kernel goes on.
@@ -242,8 +241,16 @@ fn another_node_that_still_answers_is_overruled() {
     let dev = "eth0".parse().expect("name");
     assert_eq!(a.ns.run(|| a.kernel.probe(&dev, &addresses, WAIT)).expect("probe"), None);
     a.pod("a1", "office", &BOTH);
-    let gone =
-        a.ns.run(|| a.kernel.announce(&ProxyKey { dev: "nope0".parse().expect("name"), ..key(BOTH[0]) }));
-    assert!(gone.is_err(), "a device that does not exist");
-    assert!(mac_of(&a).parse::<Mac>().is_ok());
+    for node in [&a, &b] {
+        let proxies = node.ns.sh("ip neigh show proxy; ip -6 neigh show proxy");
+        assert!(BOTH.iter().all(|address| proxies.contains(address)), "{proxies}");
+    }
+}
+
+#[test]
+fn what_cannot_be_announced_is_said() {
+    let (a, _) = members();
+    let key = ProxyKey { dev: "nope0".parse().expect("name"), addr: ip(BOTH[0]) };
+    let error = a.ns.run(|| a.kernel.announce(&key)).expect_err("a device that does not exist");
+    assert!(error.to_string().contains("nope0"), "{error}");
 }
