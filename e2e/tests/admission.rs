@@ -30,6 +30,14 @@ fn services(stage: &Stage) -> Result<String> {
     Ok(range["spec"]["cidrs"][0].as_str().context("no range of Services")?.to_owned())
 }
 
+/// The prefix that a node is in, with its address.
+fn of_node(stage: &Stage) -> Result<[String; 2]> {
+    let node = stage.sandbox().kubectl_json(&["get", "node", &stage.nodes()[0]])?;
+    let address = node["status"]["addresses"][0]["address"].as_str().context("no address")?.to_owned();
+    let (prefix, _) = address.rsplit_once('.').context("no IPv4 address")?;
+    Ok([format!("{prefix}.0/24"), address])
+}
+
 /// An address of the Network `second` that is kept for the pods of a StatefulSet.
 fn reservation(stage: &Stage, address: &str, subnet: &str, pod: Option<&str>) -> Value {
     let mut owner =
@@ -52,6 +60,7 @@ fn the_webhook_refuses_with_a_sentence() {
         let pod = stage.start(&[PodPlan::new("holder").on(&stage.nodes()[1])])?.remove(0);
         stage.overlay("second", 81, &["10.81.0.0/24"], &Value::Null, &Value::Null)?;
         let services = services(stage)?;
+        let [nodes, address] = of_node(stage)?;
         let cases = [
             (
                 stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
@@ -64,6 +73,10 @@ fn the_webhook_refuses_with_a_sentence() {
             (
                 stage.object("Subnet", "services", &json!({"network": "second", "cidr": services})),
                 vec![services.as_str(), "ServiceCIDR kubernetes", "another prefix"],
+            ),
+            (
+                stage.object("Subnet", "nodes", &json!({"network": "second", "cidr": nodes})),
+                vec![nodes.as_str(), address.as_str(), "another prefix"],
             ),
             (reservation(stage, "10.81.0.7/16", "second-0", None), vec!["spec.address", "10.81.0.7/24"]),
             (reservation(stage, "10.81.1.7/24", "second-0", None), vec!["10.81.1.7", "10.81.0.0/24"]),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::daemons::Program;
@@ -18,7 +18,7 @@ use braid_e2e::stage::{PATIENCE, Stage, items, staged};
 use braid_e2e::workload::{Pod, PodPlan, template};
 use serde_json::json;
 
-/// `BRAID_E2E_WAVES` asks for more of them: fifteen make about ten minutes.
+/// At least so many; as many as `BRAID_E2E_CHURN_MINUTES` have room for.
 const WAVES: usize = 5;
 const PODS_PER_WAVE: usize = 40;
 
@@ -84,9 +84,12 @@ fn kill_something(stage: &Stage, number: usize, dice: &mut Dice, toll: &mut Toll
     Ok(component)
 }
 
-fn waves_wanted() -> Result<usize> {
-    let chosen = std::env::var("BRAID_E2E_WAVES").ok().filter(|text| !text.is_empty());
-    chosen.map_or(Ok(WAVES), |text| text.parse().context("BRAID_E2E_WAVES is not a number"))
+/// How long the waves go on at least.
+fn lasting() -> Result<Duration> {
+    let chosen = std::env::var("BRAID_E2E_CHURN_MINUTES").ok().filter(|text| !text.is_empty());
+    let minutes =
+        chosen.map_or(Ok(0), |text| text.parse::<u64>().context("BRAID_E2E_CHURN_MINUTES is not a number"));
+    Ok(Duration::from_secs(minutes? * 60))
 }
 
 /// Those whose addresses outlive their pods.
@@ -240,11 +243,13 @@ impl Drop for WrongClock<'_> {
 }
 
 /// Waves of pods; returns the names of those that stay.
-fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
+fn waves(stage: &Stage, seed: u64, lasting: Duration) -> Result<Vec<String>> {
     let mut dice = Dice(seed | 1);
+    let begin = Instant::now();
     let nodes = stage.nodes();
     let mut living: Vec<String> = Vec::new();
-    for wave in 0..count {
+    for wave in 0.. {
+        let last = wave + 1 >= WAVES && begin.elapsed() >= lasting;
         let plans: Vec<PodPlan> = (0..PODS_PER_WAVE)
             .map(|number| {
                 let node = &nodes[dice.roll(nodes.len())];
@@ -255,7 +260,7 @@ fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
         living.extend((0..PODS_PER_WAVE).map(|number| format!("pod-{wave}-{number}")));
         // Some of those that go have just been asked for, others have run for a while.
         let mut leaving = Vec::new();
-        let stay = if wave + 1 == count { 30 } else { 50 };
+        let stay = if last { 30 } else { 50 };
         while living.len() > stay {
             leaving.push(living.swap_remove(dice.roll(living.len())));
         }
@@ -276,6 +281,9 @@ fn waves(stage: &Stage, seed: u64, count: usize) -> Result<Vec<String>> {
             leaving.len(),
             living.len()
         );
+        if last {
+            break;
+        }
     }
     Ok(living)
 }
@@ -294,14 +302,14 @@ fn nothing_is_lost_doubled_or_left_behind() {
         let wrong_clock = WrongClock::start(stage, offset)?;
         stage.await_agreement().context("before the first wave")?;
         let before: Vec<KernelState> = states(stage)?;
-        let count = waves_wanted()?;
+        let lasting = lasting()?;
         residents(stage)?;
         let observer = Observer::new(stage)?;
         let (over, killed) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (living, looks) = std::thread::scope(|scope| {
             let killer = scope.spawn(|| mayhem(stage, seed, &over, &killed));
             let watcher = scope.spawn(|| observer.watch(&over));
-            let living = waves(stage, seed, count);
+            let living = waves(stage, seed, lasting);
             over.store(true, Ordering::Relaxed);
             killer.join().expect("the killer does not panic")?;
             let looks = watcher.join().expect("the observer does not panic")?;

@@ -84,17 +84,40 @@ mod tests {
 
     const WHY: Option<&str> = Some("invalid type: integer `5`, expected a map");
 
+    fn event(type_: &str, object: &str) -> WatchEvent<Guarded<ConfigMap>> {
+        serde_json::from_str(&format!(r#"{{"type":"{type_}","object":{object}}}"#)).unwrap()
+    }
+
     #[test]
     fn in_an_event_of_a_watch() {
-        let read = |object: &str| -> Guarded<ConfigMap> {
-            let line = format!(r#"{{"type":"ADDED","object":{object}}}"#);
-            match serde_json::from_str(&line).unwrap() {
-                WatchEvent::Added(object) => object,
+        for type_ in ["ADDED", "MODIFIED", "DELETED"] {
+            let read = |object| match (type_, event(type_, object)) {
+                ("ADDED", WatchEvent::Added(object))
+                | ("MODIFIED", WatchEvent::Modified(object))
+                | ("DELETED", WatchEvent::Deleted(object)) => object,
                 other => panic!("{other:?}"),
+            };
+            assert_eq!(outcome(&read(GOOD)), ("good", "7", None));
+            assert_eq!(outcome(&read(BAD)), ("bad", "8", WHY));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_none() {
+        let bookmark = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"12","creationTimestamp":null,
+            "annotations":{"k8s.io/initial-events-end":"true"}}}"#;
+        match event("BOOKMARK", bookmark) {
+            WatchEvent::Bookmark(mark) => {
+                assert_eq!(mark.metadata.resource_version, "12");
+                assert_eq!(mark.metadata.annotations["k8s.io/initial-events-end"], "true");
             }
-        };
-        assert_eq!(outcome(&read(GOOD)), ("good", "7", None));
-        assert_eq!(outcome(&read(BAD)), ("bad", "8", WHY));
+            other => panic!("{other:?}"),
+        }
+        let expired = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+        match event("ERROR", expired) {
+            WatchEvent::Error(status) => assert_eq!((status.code, &*status.reason), (410, "Expired")),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

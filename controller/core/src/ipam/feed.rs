@@ -89,7 +89,7 @@ impl Ipam {
         let (name, space, kind) = (def.name.clone(), def.space.clone(), def.kind);
         let old = self.networks.insert(name.clone(), def);
         if old.as_ref().map(|n| n.kind) != Some(kind) {
-            self.leave_out_nodes();
+            self.leave_out_nodes(|subnet| subnet.network == name);
         }
         if old.map(|n| n.space).unwrap_or_default() != space {
             self.place_all();
@@ -466,21 +466,29 @@ impl Ipam {
         for name in vanished(self.nodes.keys(), list.iter().map(|n| &n.name)) {
             effects.merge(self.remove_node(&name));
         }
+        let mut changed = Vec::new();
         for node in list {
+            changed.extend(self.addresses_changed(&node));
             effects.merge(self.store_node(node));
         }
-        effects.merge(self.leave_out_nodes());
+        effects.merge(self.node_addresses_changed(&changed));
         effects
     }
 
     /// A node appeared, or its labels or addresses changed.
     pub fn upsert_node(&mut self, node: NodeFact) -> Effects {
-        let same_addresses = self.nodes.get(&node.name).is_some_and(|old| old.addresses == node.addresses);
+        let changed = self.addresses_changed(&node);
         let mut effects = self.store_node(node);
-        if !same_addresses {
-            effects.merge(self.leave_out_nodes());
-        }
+        effects.merge(self.node_addresses_changed(&changed));
         effects
+    }
+
+    /// What `node` has and its known state has not, and the other way round.
+    fn addresses_changed(&self, node: &NodeFact) -> Vec<IpAddr> {
+        let old = self.nodes.get(&node.name).map_or(&[][..], |old| &old.addresses);
+        let gone = old.iter().filter(|address| !node.addresses.contains(address));
+        let come = node.addresses.iter().filter(|address| !old.contains(address));
+        gone.chain(come).copied().collect()
     }
 
     fn store_node(&mut self, node: NodeFact) -> Effects {
@@ -492,21 +500,25 @@ impl Ipam {
         self.node_changed(&name)
     }
 
-    /// Nodes on the physical network have addresses there that no pod may be given.
-    fn leave_out_nodes(&mut self) -> Effects {
-        let changed: Vec<_> = self
-            .slots
-            .values()
-            .filter_map(|slot| Some((slot.def.as_ref()?, &slot.of_nodes)))
-            .map(|(def, known)| (def, known, self.addresses_of_nodes(def)))
-            .filter(|(_, known, now)| *known != now)
-            .map(|(def, _, now)| (def.clone(), now))
-            .collect();
+    /// Addresses of nodes have come or gone: pods on the physical network are given others, and an overlay over them is
+    /// not put in force.
+    fn node_addresses_changed(&mut self, changed: &[IpAddr]) -> Effects {
+        if changed.is_empty() {
+            return Effects::default();
+        }
+        self.standing = std::sync::OnceLock::new();
+        let concerned = |def: &SubnetDef| changed.iter().any(|address| def.cidr.contains(*address));
+        self.leave_out_nodes(concerned)
+    }
+
+    fn leave_out_nodes(&mut self, concerned: impl Fn(&SubnetDef) -> bool) -> Effects {
+        let subnets: Vec<SubnetDef> = self.subnets().filter(|def| concerned(def)).cloned().collect();
         let mut effects = Effects::default();
-        for (def, of_nodes) in changed {
+        for def in subnets {
             effects.merge(self.touched(&def.name));
             effects.wake.insert(Topic::Subnet(def.name.clone()));
-            if let Some(slot) = self.slots.get_mut(&def.name) {
+            let of_nodes = self.addresses_of_nodes(&def);
+            if let Some(slot) = self.slots.get_mut(&def.name).filter(|slot| slot.of_nodes != of_nodes) {
                 slot.define_pool(&def, of_nodes);
             }
         }
@@ -527,11 +539,9 @@ impl Ipam {
 
     /// A node is gone.
     pub fn remove_node(&mut self, name: &str) -> Effects {
-        if self.nodes.remove(name).is_none() {
-            return Effects::default();
-        }
+        let Some(node) = self.nodes.remove(name) else { return Effects::default() };
         let mut effects = self.node_changed(name);
-        effects.merge(self.leave_out_nodes());
+        effects.merge(self.node_addresses_changed(&node.addresses));
         let second = |def: &InstanceDef| def.handover.as_ref().is_some_and(|h| h.node == *name);
         let on_it = self.instances.iter().filter(|def| def.node.as_deref() == Some(name) || second(def));
         effects.review.extend(on_it.map(|def| def.name.clone()));

@@ -284,7 +284,10 @@ impl Ipam {
     /// Which Networks and Subnets are in force.
     #[must_use]
     pub fn standing(&self) -> &Standing {
-        self.standing.get_or_init(|| Standing::of(self.networks.values(), self.subnets(), &self.off_limits))
+        let judge = || {
+            Standing::of(self.networks.values(), self.subnets(), &self.off_limits, &self.nodes_by_address())
+        };
+        self.standing.get_or_init(judge)
     }
 
     /// A Network.
@@ -370,6 +373,12 @@ impl Ipam {
     /// Nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeFact> {
         self.nodes.values()
+    }
+
+    /// The addresses that nodes have themselves.
+    pub(crate) fn nodes_by_address(&self) -> BTreeMap<IpAddr, &str> {
+        let all = self.nodes.values();
+        all.flat_map(|node| node.addresses.iter().map(|address| (*address, node.name.as_str()))).collect()
     }
 
     /// Whether there is a node of this name.

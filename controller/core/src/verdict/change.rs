@@ -1,5 +1,6 @@
 //! Whether one change may be made, given everything else: the webhook's question.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
@@ -88,7 +89,7 @@ fn network_written(old: Option<&NetworkDef>, new: &NetworkDef, ipam: &Ipam) -> R
     let created = old.map_or(YOUNGEST, |o| o.created);
     let new = NetworkDef { created, ..new.clone() };
     let others = || ipam.networks().filter(|n| n.name != new.name);
-    let after = Standing::of(others().chain([&new]), [], &[]);
+    let after = Standing::of(others().chain([&new]), [], &[], &BTreeMap::new());
     let before = ipam.standing();
     let own = after.network(&new.name).filter(|l| l.reason != "NotSupported");
     // One that has lost already may be changed in other ways: only what gets worse is refused.
@@ -124,7 +125,8 @@ fn subnet_written(old: Option<&SubnetDef>, new: &SubnetDef, ipam: &Ipam) -> Resu
     let created = old.map_or(YOUNGEST, |o| o.created);
     let def = SubnetDef { created, ..new.clone() };
     let others = ipam.subnets().filter(|s| s.name != new.name);
-    let after = Standing::of(ipam.networks(), others.chain([&def]), ipam.off_limits());
+    let after =
+        Standing::of(ipam.networks(), others.chain([&def]), ipam.off_limits(), &ipam.nodes_by_address());
     let waits = ["NetworkMissing", "NetworkNotReady", "NotSupported"];
     let lost_already = |loss: &&Loss| old.is_some() && ipam.standing().subnet(&new.name) == Some(*loss);
     let loss = after.subnet(&new.name).filter(|l| !waits.contains(&l.reason));

@@ -40,11 +40,12 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Judges all Networks and Subnets together.
+    /// Judges all Networks and Subnets together. `nodes` are the nodes' own addresses with their nodes.
     pub fn of<'a>(
         networks: impl IntoIterator<Item = &'a NetworkDef>,
         subnets: impl IntoIterator<Item = &'a SubnetDef>,
         off_limits: &[OffLimits],
+        nodes: &BTreeMap<IpAddr, &str>,
     ) -> Self {
         let mut networks: Vec<_> = networks.into_iter().collect();
         // Of two made in the same second, the one that is in force already stays so.
@@ -54,7 +55,7 @@ impl Standing {
         let lost_networks = judge_networks(&networks);
         let second_defaults = judge_defaults(&networks, &lost_networks);
         let by_name: BTreeMap<&str, &NetworkDef> = networks.iter().map(|n| (n.name.as_str(), *n)).collect();
-        let lost_subnets = judge_subnets(&subnets, &by_name, &lost_networks, off_limits);
+        let lost_subnets = judge_subnets(&subnets, &by_name, &lost_networks, off_limits, nodes);
         Self { networks: lost_networks, second_defaults, subnets: lost_subnets }
     }
 
@@ -124,6 +125,7 @@ fn judge_subnets(
     networks: &BTreeMap<&str, &NetworkDef>,
     lost_networks: &BTreeMap<String, Loss>,
     off_limits: &[OffLimits],
+    nodes: &BTreeMap<IpAddr, &str>,
 ) -> BTreeMap<String, Loss> {
     let mut lost = BTreeMap::new();
     let mut in_force: InForce<'_> = BTreeMap::new();
@@ -135,6 +137,7 @@ fn judge_subnets(
         };
         let space = in_force.entry(net.space.as_str()).or_default();
         let loss = off_limits_loss(sub, off_limits)
+            .or_else(|| over_nodes_loss(sub, net, nodes))
             .or_else(|| overlap_loss(sub, space))
             .or_else(|| shape_loss(sub, net));
         if let Some(loss) = loss {
@@ -158,6 +161,21 @@ fn off_limits_loss(sub: &SubnetDef, off_limits: &[OffLimits]) -> Option<Loss> {
         format!(
             "spec.cidr {} overlaps {} of {}, which nodes and pods could not reach any more; choose another prefix",
             sub.cidr, other.cidr, other.what
+        ),
+    )
+}
+
+/// Where blocks of the Subnet are routed to nodes, the addresses in it are looked for in there. On the physical network pods
+/// and nodes may well share a prefix.
+fn over_nodes_loss(sub: &SubnetDef, net: &NetworkDef, nodes: &BTreeMap<IpAddr, &str>) -> Option<Loss> {
+    let mut within = nodes.range(sub.cidr.first()..=sub.cidr.last());
+    let (address, node) = within.next().filter(|_| !sub.ready && net.kind.has_blocks())?;
+    Loss::new(
+        "OffLimits",
+        format!(
+            "spec.cidr {} has {address} of node {node} in it, which nodes and pods could not reach any more; choose another \
+             prefix",
+            sub.cidr
         ),
     )
 }

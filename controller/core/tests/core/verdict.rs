@@ -1,5 +1,7 @@
 //! What the webhook lets through.
 
+use std::collections::BTreeMap;
+
 use braid_controller_core::Ipam;
 use braid_controller_core::gc::findings;
 use braid_controller_core::verdict::{Change, OffLimits, Standing, verdict, warning};
@@ -178,14 +180,14 @@ fn objects() -> impl Strategy<Value = (Vec<NetworkDef>, Vec<SubnetDef>)> {
 proptest! {
     #[test]
     fn who_is_in_force_depends_on_the_objects_only((nets, subs) in objects(), by in 0usize..8) {
-        let standing = Standing::of(&nets, &subs, &[]);
+        let standing = Standing::of(&nets, &subs, &[], &BTreeMap::new());
         let (mut other_nets, mut other_subs) = (nets.clone(), subs.clone());
         other_nets.reverse();
         if !other_subs.is_empty() {
             let by = by % other_subs.len();
             other_subs.rotate_left(by);
         }
-        prop_assert_eq!(&Standing::of(&other_nets, &other_subs, &[]), &standing);
+        prop_assert_eq!(&Standing::of(&other_nets, &other_subs, &[], &BTreeMap::new()), &standing);
         // Nobody in force contradicts anybody else in force.
         let in_force: Vec<&SubnetDef> = subs.iter().filter(|s| standing.subnet(&s.name).is_none()).collect();
         for (i, a) in in_force.iter().enumerate() {
@@ -220,6 +222,30 @@ fn no_subnet_lies_over_what_the_cluster_uses() {
     ipam.upsert_subnet(SubnetDef { ready: true, ..over });
     assert!(ipam.standing().subnet("over").is_none());
     assert!(ipam.reset_off_limits(Vec::new()).subnets.contains("v4"));
+}
+
+#[test]
+fn no_overlay_lies_over_nodes() {
+    let (mut ipam, _) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let on = |address: &str| {
+        let addresses = vec!["203.0.113.9".parse().unwrap(), address.parse().unwrap()];
+        braid_controller_core::NodeFact { addresses, ..crate::cluster::node("n1") }
+    };
+    ipam.upsert_node(on("192.168.7.11"));
+    let over = SubnetDef { ready: false, ..subnet("over", "overlay", "192.168.0.0/16") };
+    let refused = verdict(Change::Subnet { old: None, new: Some(&over) }, &ipam).unwrap_err().to_string();
+    for part in ["over", "192.168.0.0/16", "192.168.7.11 of node n1", "another prefix"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    ipam.upsert_subnet(over.clone());
+    let loss = |ipam: &braid_controller_core::Ipam| ipam.standing().subnet("over").map(|l| l.reason);
+    assert_eq!(loss(&ipam), Some("OffLimits"), "the webhook was away");
+    let effects = ipam.upsert_node(on("198.51.100.7"));
+    assert_eq!((loss(&ipam), effects.subnets.contains("over")), (None, true), "the node has moved");
+    // What pods use already is not taken from them because a node comes.
+    ipam.upsert_subnet(SubnetDef { ready: true, ..over });
+    ipam.upsert_node(on("192.168.7.11"));
+    assert_eq!(loss(&ipam), None);
 }
 
 #[test]
