@@ -4,9 +4,9 @@
 //! others from being used.
 
 mod block;
-mod common;
 mod declared;
 mod instance;
+mod interned;
 mod node;
 mod owner;
 mod pod;
@@ -127,12 +127,12 @@ pub(crate) fn watch(
         },
     );
     let i = index;
-    let mut in_common = pod::InCommon::default();
+    let mut alike = pod::Alike::default();
     informers.watch_mapped(
         "pods",
         Api::all(client.clone()),
         all(),
-        move |raw| pod::news(&mut in_common, &raw),
+        move |raw| pod::news(&mut alike, &raw),
         move |event| {
             pod::handle(&i, event);
         },

@@ -120,7 +120,9 @@ impl Election {
                 let record = Record { version: written.resource_version().unwrap_or_default(), ..record };
                 let leads = self.elector.wrote(record, started, self.now());
                 self.lease = Some(written);
-                self.gate.extend(started_at + self.renew_deadline, fence);
+                if leads {
+                    self.gate.extend(started_at + self.renew_deadline, fence);
+                }
                 if leads && acquire {
                     info!(fence, "leading");
                 }

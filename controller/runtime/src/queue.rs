@@ -94,6 +94,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.state.lock().open = true;
     }
 
+    /// Whether keys are let in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.lock().open
+    }
+
     /// Asks for work on `key` as soon as possible.
     pub(crate) fn add(&self, key: K) {
         let added = self.state.lock().add(key);

@@ -115,6 +115,13 @@ impl Waiters {
         self.by_topic.get(topic).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// All of them, who waits longest first.
+    fn in_order(&self) -> Vec<&Uid> {
+        let mut all: Vec<(u64, &Uid)> = self.by_pod.iter().map(|(uid, (place, _))| (*place, uid)).collect();
+        all.sort_unstable_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, uid)| uid).collect()
+    }
+
     /// Number of pods that wait.
     pub(crate) fn len(&self) -> usize {
         self.by_pod.len()
@@ -268,7 +275,7 @@ impl Shared {
 
     /// Makes work of what an event touched.
     pub(crate) fn dispatch(&self, world: &World, effects: Effects) {
-        let Effects { wake, review, pods, subnets, networks, vteps, everything, .. } = effects;
+        let Effects { wake, review, pods, subnets, networks, vteps, everything } = effects;
         if everything {
             self.enqueue_waiting(world);
             self.enqueue_addresses(world);
@@ -308,15 +315,19 @@ impl Shared {
         self.queues.sweeps.add(Sweep::Audit);
     }
 
+    /// Who was refused a moment ago may still be noted as granted: it waits, and that is what counts.
     fn enqueue_waiting(&self, world: &World) {
-        for (uid, _) in world.pods.iter().filter(|(_, entry)| !entry.granted) {
+        let others = world.pods.iter().filter(|(_, entry)| !entry.granted).map(|(uid, _)| uid);
+        for uid in world.waiters.in_order().into_iter().chain(others) {
             self.queues.grants.add(uid.clone());
         }
     }
 
     /// Of a hundred thousand addresses there is nothing to do about most, and those need not be in a queue for it.
     fn enqueue_addresses(&self, world: &World) {
-        let Ok(restored) = world.ipam.restored() else { return };
+        let Some(restored) = world.ipam.restored().ok().filter(|_| self.queues.reviews.is_open()) else {
+            return;
+        };
         let due = world.ipam.due(&restored, crate::clock::seconds()).map(|def| &def.name);
         for name in due.chain(&world.unlabelled).chain(&world.unsure) {
             self.queues.reviews.add(name.clone());
@@ -326,7 +337,62 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use braid_types::model::InstanceDef;
+
     use super::*;
+
+    fn entry(uid: &str, granted: bool) -> PodEntry {
+        PodEntry {
+            pod: PodRef { namespace: "shop".into(), name: uid.into(), uid: uid.into() },
+            node: "n1".into(),
+            choice: Arc::new(Ok(Choice::default())),
+            owner: None,
+            keep: None,
+            migration: None,
+            bound: Instant::now(),
+            granted,
+            refused: None,
+            told: None,
+        }
+    }
+
+    /// An address that its pod, which is not there, has left behind; `None` = one about which there is nothing to do.
+    fn address(name: &str, pod: Option<&str>) -> Arc<InstanceDef> {
+        let object = serde_json::from_value::<braid_api::IPInstance>(serde_json::json!({
+            "metadata": {"name": name, "uid": name, "resourceVersion": "1"},
+            "spec": {
+                "network": "n", "subnet": "s", "address": format!("{name}/24"), "interface": "eth0", "node": "n1",
+                "pod": pod.map(|uid| serde_json::json!({"namespace": "shop", "name": uid, "uid": uid})),
+            },
+        }));
+        Arc::new(InstanceDef::try_from(&object.unwrap()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn everything_is_everybody_who_waits_and_every_address_that_is_due() {
+        let shared = Shared::new(Config::default());
+        let due = |shared: &Shared| (shared.queues.grants.depth(), shared.queues.reviews.depth());
+        let everything = || Effects { everything: true, ..Effects::default() };
+        let mut world = shared.world();
+        world.pods.insert("has".into(), entry("has", true));
+        world.pods.insert("new".into(), entry("new", false));
+        world.pods.insert("refused".into(), entry("refused", true));
+        world.waiters.wait(&"refused".into(), vec![Topic::AnyNetwork]);
+        let all = ["10.0.0.1", "10.0.0.2"].map(|name| address(name, (name == "10.0.0.1").then_some("gone")));
+        world.ipam.reset_networks(Vec::new());
+        world.ipam.reset_subnets(Vec::new());
+        world.ipam.reset_blocks(Vec::new());
+        world.ipam.reset_nodes(Vec::new());
+        world.ipam.reset_instances(all.to_vec(), 0);
+        world.ipam.reset_pods(Vec::new());
+        world.unlabelled.insert("10.0.0.3".parse().unwrap());
+        world.unsure.insert("10.0.0.4".parse().unwrap());
+        shared.dispatch(&world, everything());
+        assert_eq!(due(&shared), (0, 0), "this process does not lead");
+        shared.queues.open();
+        shared.dispatch(&world, everything());
+        assert_eq!(due(&shared), (2, 3), "of two addresses one is due");
+    }
 
     #[test]
     fn waiters_wait_for_their_latest_topics_only() {
@@ -340,6 +406,7 @@ mod tests {
         assert_eq!((waiters.of(&a).count(), waiters.of(&b).count()), (1, 1));
         waiters.wait(&one, vec![a.clone()]);
         assert_eq!(waiters.of(&a).collect::<Vec<_>>(), [&one, &two], "it has kept its place");
+        assert_eq!(waiters.in_order(), [&one, &two]);
         waiters.forget(&one);
         waiters.forget(&two);
         assert!(waiters.by_topic.is_empty() && waiters.by_pod.is_empty());

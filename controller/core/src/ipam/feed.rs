@@ -89,7 +89,8 @@ impl Ipam {
         let (name, space, kind) = (def.name.clone(), def.space.clone(), def.kind);
         let old = self.networks.insert(name.clone(), def);
         if old.as_ref().map(|n| n.kind) != Some(kind) {
-            self.leave_out_nodes(|subnet| subnet.network == name);
+            // The Network's own change touches more than this.
+            let _ = self.leave_out_addresses_of_nodes(|subnet| subnet.network == name);
         }
         if old.map(|n| n.space).unwrap_or_default() != space {
             self.place_all();
@@ -100,6 +101,7 @@ impl Ipam {
     /// A Network is gone.
     pub fn remove_network(&mut self, name: &str) -> Effects {
         let Some(old) = self.networks.remove(name) else { return Effects::default() };
+        let _ = self.leave_out_addresses_of_nodes(|subnet| subnet.network == name);
         if !old.space.is_empty() {
             self.place_all();
         }
@@ -164,8 +166,11 @@ impl Ipam {
         let status = old.is_some_and(|old| {
             SubnetDef { ready: old.ready, routing_table: old.routing_table, ..def.clone() } == *old
         });
-        if !old.is_some_and(|old| same_addresses(old, &def)) {
+        let same = old.is_some_and(|old| same_addresses(old, &def));
+        if !same {
             slot.blocks.redefine(Some(&def));
+        }
+        if !same || slot.of_nodes != of_nodes {
             slot.define_pool(&def, of_nodes);
         }
         let name = def.name.clone();
@@ -508,10 +513,10 @@ impl Ipam {
         }
         self.standing = std::sync::OnceLock::new();
         let concerned = |def: &SubnetDef| changed.iter().any(|address| def.cidr.contains(*address));
-        self.leave_out_nodes(concerned)
+        self.leave_out_addresses_of_nodes(concerned)
     }
 
-    fn leave_out_nodes(&mut self, concerned: impl Fn(&SubnetDef) -> bool) -> Effects {
+    fn leave_out_addresses_of_nodes(&mut self, concerned: impl Fn(&SubnetDef) -> bool) -> Effects {
         let subnets: Vec<SubnetDef> = self.subnets().filter(|def| concerned(def)).cloned().collect();
         let mut effects = Effects::default();
         for def in subnets {
@@ -574,7 +579,8 @@ impl Ipam {
         // Pods that ended while nobody looked.
         let by_pod = self.by_pod.iter().chain(&self.by_second_pod);
         let unknown = by_pod.filter(|(uid, _)| !self.pods.contains_key(*uid));
-        effects.review.extend(unknown.flat_map(|(_, names)| names.iter().cloned()));
+        let review = unknown.flat_map(|(_, names)| names.iter().cloned()).collect();
+        effects.merge(Effects { review, ..Effects::default() });
         effects
     }
 

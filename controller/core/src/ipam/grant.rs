@@ -258,7 +258,7 @@ impl Ipam {
             })
         });
         let Some((taken_in, address)) = taken else {
-            return Refusal::AddressExcluded { range, subnet };
+            return self.is_of_node(source, &subnets).unwrap_or(Refusal::AddressExcluded { range, subnet });
         };
         let holder = Box::new(self.holder(&taken_in, address));
         if size == 1 {
@@ -266,6 +266,16 @@ impl Ipam {
         }
         let pool = source.fixed.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         Refusal::PoolExhausted { pool, size, subnets, example: address, holder }
+    }
+
+    /// Says so where a node itself has what was asked for.
+    fn is_of_node(&self, source: &Source, subnets: &[String]) -> Option<Refusal> {
+        subnets.iter().find_map(|subnet| {
+            let all = self.slots.get(subnet)?.of_nodes.iter();
+            let address = all.copied().find(|a| source.fixed.iter().any(|range| range.contains(*a)))?;
+            let holder = Box::new(Holder::Node(self.node_with(subnet, address)?.to_owned()));
+            Some(Refusal::AddressTaken { address, subnet: subnet.clone(), holder })
+        })
     }
 
     /// Who has an address of a Subnet that is taken.

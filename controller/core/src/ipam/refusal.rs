@@ -270,7 +270,7 @@ pub enum Refusal {
     },
     /// A fixed address is one that the Subnet never gives out.
     #[error(
-        "{range} is never given out by Subnet {subnet}: it is the gateway, a node's own address, excluded, or outside spec.ranges; ask \
+        "{range} is never given out by Subnet {subnet}: it is the gateway, excluded, or outside spec.ranges; ask \
          for another address or change the Subnet"
     )]
     AddressExcluded {

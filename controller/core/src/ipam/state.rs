@@ -381,6 +381,12 @@ impl Ipam {
         all.flat_map(|node| node.addresses.iter().map(|address| (*address, node.name.as_str()))).collect()
     }
 
+    /// The node that has an address of a Subnet itself, where pods are on the nodes' network.
+    pub(crate) fn node_with(&self, subnet: &str, address: IpAddr) -> Option<&str> {
+        self.slots.get(subnet)?.of_nodes.binary_search(&address).ok()?;
+        self.nodes.values().find(|node| node.addresses.contains(&address)).map(|node| node.name.as_str())
+    }
+
     /// Whether there is a node of this name.
     #[must_use]
     pub fn has_node(&self, name: &str) -> bool {

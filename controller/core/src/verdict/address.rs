@@ -64,6 +64,11 @@ fn of_subnet(ipam: &Ipam, subnet: &SubnetDef, def: &InstanceDef) -> Option<Misfi
             another,
         );
     }
+    if let Some(node) = ipam.node_with(name, address) {
+        let what =
+            format!("spec.address: {address} is node {node}'s own, and of Subnet {name} no pod can have it");
+        return Misfit::new("OfNode", what, another);
+    }
     let in_ranges = subnet.ranges.iter().any(|range| range.contains(address));
     if !cidr.usable().contains(address) && !in_ranges {
         let end = if address == cidr.first() { "first" } else { "last" };

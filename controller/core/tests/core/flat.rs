@@ -1,6 +1,8 @@
 //! Networks of type VLAN: what is in force, tables, and addresses without blocks.
 
+use braid_controller_core::gc::findings;
 use braid_controller_core::ipam::Lists;
+use braid_controller_core::verdict::{Change, verdict};
 use braid_controller_core::{Choice, Ipam, Topic};
 use braid_types::model::{InstanceDef, NetworkDef, NetworkType, Phase, SubnetDef};
 use braid_types::{Family, Selector, VlanId};
@@ -152,8 +154,10 @@ fn the_nodes_own_addresses_are_left_out() {
         braid_controller_core::PodRequest { choice, ..in_office(n) }
     };
     let refusal = ipam.grant(&restored, &fixed(2, "10.20.0.3")).unwrap_err();
-    assert!(refusal.to_string().contains("a node's own address"), "{refusal}");
-    assert_eq!(refusal.reason(), "AddressExcluded");
+    assert!(
+        refusal.to_string().contains("10.20.0.3 of Subnet office4 is held by node n2 itself"),
+        "{refusal}"
+    );
     let effects = ipam.upsert_node(braid_controller_core::NodeFact { addresses: Vec::new(), ..n2.clone() });
     assert!(effects.wake.contains(&Topic::Subnet("office4".into())), "who was refused asks again");
     assert_eq!(address_of(&give(&mut ipam, &restored, &fixed(2, "10.20.0.3")), Family::V4), "10.20.0.3");
@@ -167,9 +171,34 @@ fn the_nodes_own_addresses_are_left_out() {
     ipam.remove_network("office");
     ipam.remove_subnet("office6");
     ipam.upsert_node(n1);
-    ipam.upsert_subnet(flat_subnet("office6", "fd20::/125", "fd20::1"));
+    let office6 = flat_subnet("office6", "fd20::/125", "fd20::1");
+    ipam.upsert_subnet(office6.clone());
     ipam.upsert_network(office);
     assert_eq!(total(&ipam), [4, 5, 254]);
+    ipam.remove_subnet("office6");
+    ipam.upsert_subnet(office6.clone());
+    assert_eq!(total(&ipam), [4, 5, 254], "made when all else was there");
+    // Made anew under another Network while nobody looked.
+    ipam.upsert_subnet(SubnetDef { network: "overlay".into(), ..office6.clone() });
+    assert_eq!(ipam.usage("office6").total, 6);
+    ipam.upsert_subnet(office6);
+    assert_eq!(ipam.usage("office6").total, 5);
+}
+
+#[test]
+fn what_is_kept_or_held_and_a_nodes_own_is_said() {
+    let (mut ipam, restored) = start(with_office());
+    let made = give(&mut ipam, &restored, &in_office(1));
+    assert!(findings(&ipam).is_empty());
+    let addresses = vec![made[0].name.address()];
+    ipam.upsert_node(braid_controller_core::NodeFact { addresses, ..crate::cluster::node("n2") });
+    let found = findings(&ipam);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(format!("{found:?}").contains("is node n2's own"), "{found:?}");
+    let pin =
+        InstanceDef { pod: None, node: None, phase: Phase::Reserved, declared: true, ..(*made[0]).clone() };
+    let refused = verdict(Change::Instance { old: None, new: Some(&pin) }, &ipam);
+    assert!(refused.unwrap_err().to_string().contains("is node n2's own"));
 }
 
 #[test]

@@ -274,10 +274,21 @@ fn a_list_of_very_many_is_looked_at_as_a_whole() {
         let uid = name.to_string().as_str().into();
         list.push(Arc::new(InstanceDef { name, uid, host_routed: true, ..(*made[0]).clone() }));
     }
-    let effects = ipam.reset_instances(list.clone(), 100);
+    let mut effects = ipam.reset_unreadable(&std::collections::BTreeSet::new());
+    effects.merge(ipam.reset_instances(list.clone(), 100));
     assert!(effects.everything && effects.review.is_empty() && effects.wake.is_empty(), "{effects:?}");
     ipam.reset_pods(pods.clone());
     assert_eq!(ipam.due(&restored, 100).count(), 0, "the pod lives");
+    let cools =
+        InstanceDef { phase: Phase::Releasing, release_at: Some(130), pod: None, ..(*list[9]).clone() };
+    let kept =
+        InstanceDef { phase: Phase::Reserved, retain_until: Some(900), pod: None, ..(*list[10]).clone() };
+    let routed = InstanceDef { host_routed: false, ..(*list[11]).clone() };
+    for changed in [cools, kept, routed] {
+        ipam.upsert_instance(changed.into(), 100);
+    }
+    let due: std::collections::BTreeSet<_> = ipam.due(&restored, 100).map(|def| def.name.clone()).collect();
+    assert_eq!(due, list[9..12].iter().map(|def| def.name.clone()).collect());
     let one = list.pop().unwrap();
     let effects = ipam.reset_instances(list.clone(), 100);
     assert!(!effects.everything && effects.pods.contains("pod-1"), "one that is gone is named");

@@ -77,3 +77,21 @@ pub(super) fn handle_networks(index: &Index, event: Event<NodeDef>) {
 fn touched(node: &NodeDef) -> std::collections::BTreeSet<String> {
     node.networks.iter().map(|n| n.network.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_addresses_are_those_that_are_no_names() {
+        let raw = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "n1", "uid": "u"},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "10.0.0.5"}, {"type": "InternalIP", "address": "fd00::5"},
+                {"type": "ExternalIP", "address": "203.0.113.5"}, {"type": "Hostname", "address": "n1"},
+            ]},
+        }));
+        let addresses: Vec<String> = news(raw.unwrap()).addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.5", "fd00::5", "203.0.113.5"]);
+    }
+}

@@ -10,7 +10,7 @@ use braid_types::model::{OwnerRef, PodRef};
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::common::Common;
+use super::interned::Interned;
 use super::{Index, owner};
 use crate::world::{NamespaceEntry, PodEntry, Uid, World};
 use braid_types::well_known::condition::ADDRESSED;
@@ -23,14 +23,14 @@ pub(super) struct PodNews {
     entry: Option<PodEntry>,
 }
 
-/// What the pods of a workload have in common.
+/// What the pods of a workload have alike.
 #[derive(Debug, Default)]
-pub(super) struct InCommon {
-    owners: Common<OwnerRef>,
-    choices: Common<Result<Choice, String>>,
+pub(super) struct Alike {
+    owners: Interned<OwnerRef>,
+    choices: Interned<Result<Choice, String>>,
 }
 
-pub(super) fn news(common: &mut InCommon, pod: &Pod) -> PodNews {
+pub(super) fn news(alike: &mut Alike, pod: &Pod) -> PodNews {
     let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
     let fact = PodFact { uid: pod.uid().unwrap_or_default().into(), finished: pod.is_finished(), created };
     let wants = !pod.spec.host_network && !fact.finished && !pod.is_terminating();
@@ -42,8 +42,8 @@ pub(super) fn news(common: &mut InCommon, pod: &Pod) -> PodNews {
             uid: fact.uid.clone(),
         },
         node: node.into(),
-        choice: common.choices.share(choice_of(pod)),
-        owner: owner::other(pod).map(|owner| common.owners.share(owner)),
+        choice: alike.choices.share(choice_of(pod)),
+        owner: owner::other(pod).map(|owner| alike.owners.share(owner)),
         keep: owner::keep(pod),
         migration: owner::migration(pod),
         bound: Instant::now(),

@@ -24,7 +24,7 @@ fn add(path: &str, value: impl serde::Serialize) -> serde_json::Value {
 
 #[test]
 fn who_needs_addresses() {
-    let wants = |patch| news(&mut InCommon::default(), &pod(patch)).entry.is_some();
+    let wants = |patch| news(&mut Alike::default(), &pod(patch)).entry.is_some();
     assert!(wants(add("/spec/x", json!(1))));
     assert!(!wants(add("/spec/nodeName", json!(""))));
     assert!(!wants(add("/spec/hostNetwork", json!(true))));
@@ -50,7 +50,7 @@ fn an_ordinal_picks_its_entry() {
 fn a_wrong_annotation_is_kept_as_a_sentence() {
     let pod = pod(add("/metadata/annotations", json!({"braid.network/ip-family": "IPv5"})));
     assert!(
-        news(&mut InCommon::default(), &pod)
+        news(&mut Alike::default(), &pod)
             .entry
             .unwrap()
             .choice
@@ -71,7 +71,7 @@ fn a_migration_that_goes_on_is_looked_at_though_the_pod_has_its_addresses() {
         pod.metadata.owner_references = Some(vec![serde_json::from_value(owner).unwrap()]);
         pod.metadata.labels =
             Some(BTreeMap::from([("kubevirt.io/migrationJobUID".to_owned(), "j".to_owned())]));
-        news(&mut InCommon::default(), &pod)
+        news(&mut Alike::default(), &pod)
     };
     let shared = Shared::new(Config::default());
     let index = Index { shared: shared.clone(), metrics: Arc::new(Metrics::new()) };

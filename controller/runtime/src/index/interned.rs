@@ -1,4 +1,4 @@
-//! What many objects have in common, each once.
+//! Values that many objects have alike, each once.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 /// Values that others share. Those that nobody has any more go from time to time.
 #[derive(Debug)]
-pub(super) struct Common<T> {
+pub(super) struct Interned<T> {
     all: HashSet<Arc<T>>,
     /// At how many it is looked which of them are still in use.
     limit: usize,
 }
 
-impl<T> Default for Common<T> {
+impl<T> Default for Interned<T> {
     fn default() -> Self {
         Self { all: HashSet::new(), limit: 64 }
     }
 }
 
-impl<T: Eq + Hash> Common<T> {
+impl<T: Eq + Hash> Interned<T> {
     /// The one that is like this.
     pub(super) fn share(&mut self, value: T) -> Arc<T> {
         if let Some(known) = self.all.get(&value) {
@@ -40,13 +40,13 @@ mod tests {
 
     #[test]
     fn equal_values_are_one_as_long_as_somebody_has_them() {
-        let mut common = Common::default();
-        let (first, second) = (common.share("web".to_owned()), common.share("web".to_owned()));
+        let mut interned = Interned::default();
+        let (first, second) = (interned.share("web".to_owned()), interned.share("web".to_owned()));
         assert!(Arc::ptr_eq(&first, &second));
         for n in 0..1000 {
-            common.share(n.to_string());
+            interned.share(n.to_string());
         }
-        assert!(common.all.len() <= 65, "{} are kept", common.all.len());
-        assert!(Arc::ptr_eq(&first, &common.share("web".to_owned())));
+        assert!(interned.all.len() <= 65, "{} are kept", interned.all.len());
+        assert!(Arc::ptr_eq(&first, &interned.share("web".to_owned())));
     }
 }
