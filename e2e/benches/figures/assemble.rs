@@ -67,7 +67,7 @@ fn versions() -> String {
         ("Kubernetes", module("kubernetes", "k8s.io/kubernetes")),
         ("containerd", module("containerd", "github.com/containerd/containerd/v2")),
         ("reference CNI plugins", module("cni", "github.com/containernetworking/plugins")),
-        ("etcd", first("etcd", &["--version"])),
+        ("etcd", module("etcd", "go.etcd.io/etcd/server/v3")),
         ("iproute2", first("ip", &["-V"])),
         ("iperf3", first("iperf3", &["--version"])),
         ("Rust", first("rustc", &["--version"])),
