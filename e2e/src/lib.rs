@@ -4,6 +4,7 @@
 //! The `sandbox` program is the command line; [`Sandbox`] is the same thing for tests. Nothing in here knows Braid
 //! beyond its image file and its manifests: a cluster that runs Braid is set up as a user would set it up.
 
+pub mod cert_manager;
 mod cgroup;
 mod cluster;
 mod components;
@@ -26,6 +27,7 @@ mod registry;
 mod sandbox;
 pub mod stage;
 mod supervisor;
+pub mod webhook;
 pub mod workload;
 
 pub use exec::{Progress, eventually};

@@ -1,42 +1,26 @@
 //! Pods and workloads on their way in: what can never work is refused with a sentence, what may pass by itself is warned
 //! of, and a pod goes to the nodes of its Network by itself. Where nobody looked, the controller says the same later. The
-//! webhook's certificate changes without anybody noticing, whether Braid keeps it or cert-manager.
+//! webhook's certificate changes without anybody noticing, whether Braid keeps it or somebody who writes what cert-manager
+//! does; cert-manager itself has a file of its own.
 
 use std::io::Write;
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::stage::{PATIENCE, Stage, says, staged};
+use braid_e2e::webhook::{
+    CONFIGURATIONS, INJECT, SECRET, annotate, answers, await_other, await_served, await_trust, back_to_own,
+    not_let_in, replicas, secret, system, trusted, under_calls,
+};
 use braid_e2e::workload::PodPlan;
 use k8s_openapi::ByteString;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-/// The Secret with the webhook's certificate.
-const SECRET: &str = "braid-webhook-tls";
-/// The webhook configurations, both named `braid`, and how many webhooks each has.
-const CONFIGURATIONS: [(&str, usize); 2] =
-    [("validatingwebhookconfiguration", 4), ("mutatingwebhookconfiguration", 1)];
-/// Prints what the webhooks of a configuration trust.
-const AUTHORITIES: &str = "go-template={{range .webhooks}}{{base64decode .clientConfig.caBundle}}{{end}}";
-/// By which the CA in a webhook configuration becomes the CA injector's.
-const INJECT: &str = "cert-manager.io/inject-ca-from";
 
 /// What the API server says to an object that must not be made.
 fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
     match stage.declare(std::slice::from_ref(object)) {
         Ok(()) => anyhow::bail!("accepted: {object}"),
-        Err(error) => Ok(format!("{error:#}")),
-    }
-}
-
-/// What the API server says to a pod with these annotations, which must not be let in.
-fn not_let_in(stage: &Stage, annotations: &[(&str, &str)]) -> Result<String> {
-    match stage.rehearse(annotations) {
-        Ok((pod, _)) => anyhow::bail!("let in: {pod}"),
         Err(error) => Ok(format!("{error:#}")),
     }
 }
@@ -293,74 +277,6 @@ fn scaling_is_counted_like_a_change_of_the_workload() {
     });
 }
 
-/// kubectl in Braid's own namespace.
-fn system(stage: &Stage, words: &[&str]) -> Result<String> {
-    stage.sandbox().kubectl(&[&["-n", "braid-system"], words].concat())
-}
-
-/// What the webhook's Secret says: the CA and the serving certificate.
-fn secret(stage: &Stage) -> Result<[String; 2]> {
-    let part = |name: &str| {
-        let template = format!("go-template={{{{index .data \"{name}\" | base64decode}}}}");
-        system(stage, &["get", "secret", SECRET, "-o", &template])
-    };
-    Ok([part("ca.crt")?, part("tls.crt")?])
-}
-
-/// Asks twice for what the webhook refuses. Every answer that is not its own counts: a pod would be let in unseen, and of
-/// Braid's own kinds nothing could be changed.
-fn ask(stage: &Stage, round: usize) -> impl Iterator<Item = String> {
-    let pod = not_let_in(stage, &[("ip-family", "nonsense")]).and_then(|s| says(&s, &["nonsense"]));
-    let leave = ["delete", "network", "overlay", "--wait=false", "--dry-run=server"];
-    let network = stage.refused(&leave).and_then(|s| says(&s, &["overlay", "Subnet"]));
-    let broken = [pod, network].into_iter().filter_map(Result::err);
-    broken.map(move |error| format!("round {round}: {error:#}"))
-}
-
-/// Asks a hundred times; what failed.
-fn failures(stage: &Stage) -> Vec<String> {
-    (0..50).flat_map(|round| ask(stage, round)).collect()
-}
-
-/// Runs `body` while the webhook is asked all the time; no call may fail.
-fn under_calls(stage: &Stage, body: impl FnOnce() -> Result<()>) -> Result<()> {
-    /// Ends the asking, also when `body` panics.
-    struct Over<'a>(&'a AtomicBool);
-    impl Drop for Over<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let rounds = (0..).take_while(|_| !is_over.load(Ordering::Relaxed));
-            let failed: Vec<Vec<String>> = rounds.map(|round| ask(stage, round).collect()).collect();
-            (failed.len(), failed.concat())
-        });
-        let over = Over(&is_over);
-        let outcome = body();
-        drop(over);
-        let (rounds, failed) = asking.join().map_err(|_| anyhow!("the thread that asks ended by a panic"))?;
-        outcome?;
-        ensure!(failed.is_empty(), "of {} calls {} failed: {failed:?}", 2 * rounds, failed.len());
-        Ok(())
-    })
-}
-
-/// Waits until both configurations trust what is in the Secret, and nothing else.
-fn await_trust(stage: &Stage) -> Result<()> {
-    eventually("both configurations to trust the Secret's CA", PATIENCE, || {
-        let [ca, _] = secret(stage)?;
-        for (kind, webhooks) in CONFIGURATIONS {
-            if stage.sandbox().kubectl(&["get", kind, "braid", "-o", AUTHORITIES])? != ca.repeat(webhooks) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-}
-
 /// A certificate of nobody's that has ended long ago, and its key.
 fn expired() -> Result<(String, String)> {
     let mut params = rcgen::CertificateParams::new(vec!["braid-webhook.braid-system.svc".to_owned()])?;
@@ -376,18 +292,14 @@ fn certificates_change_and_nobody_notices() {
         await_trust(stage)?;
         let first = secret(stage)?;
         system(stage, &["delete", "secret", SECRET])?;
-        let failed = failures(stage);
-        ensure!(failed.is_empty(), "the Secret was deleted, {} of 100 failed: {failed:?}", failed.len());
-        let second = eventually("a new Secret", PATIENCE, || {
-            Ok(secret(stage).ok().filter(|second| second[1] != first[1]))
-        })?;
+        answers(stage).context("the Secret was deleted")?;
+        let second = await_other(stage, &first[1])?;
         await_trust(stage)?;
 
         let (certificate, key) = expired()?;
         let patch = json!({"stringData": {"tls.crt": certificate, "tls.key": key}}).to_string();
         system(stage, &["patch", "secret", SECRET, "--type=merge", "-p", &patch])?;
-        let failed = failures(stage);
-        ensure!(failed.is_empty(), "the Secret was overwritten, {} of 100 failed: {failed:?}", failed.len());
+        answers(stage).context("the Secret was overwritten")?;
         let third = eventually("the certificate to be renewed", PATIENCE, || {
             Ok(Some(secret(stage)?).filter(|third| third[1] != certificate && third[1] != second[1]))
         })?;
@@ -406,8 +318,7 @@ struct Authority {
 /// The Secret as it was written.
 struct Issued {
     version: String,
-    /// `sha256//` of the certificate's public key, as curl pins it.
-    pin: String,
+    certificate: String,
 }
 
 impl Authority {
@@ -467,12 +378,10 @@ impl Authority {
         let written = stage.sandbox().kubectl_json(&apply)?;
         let version =
             written["metadata"]["resourceVersion"].as_str().context("an object without a version")?;
-        let digest = ByteString(Sha256::digest(key.subject_public_key_info()).to_vec());
-        let pin = serde_json::to_value(digest)?.as_str().unwrap_or_default().to_owned();
-        Ok(Issued { version: version.to_owned(), pin: format!("sha256//{pin}") })
+        Ok(Issued { version: version.to_owned(), certificate: certificate.pem() })
     }
 
-    /// What the CA injector does: it puts the CA in the place of the one that is there.
+    /// What CA injectors before cert-manager 1.19 do: it puts the CA in the place of the one that is there.
     fn inject(&self, stage: &Stage) -> Result<()> {
         let ca = serde_json::to_value(ByteString(self.pem.clone().into_bytes()))?;
         for (kind, webhooks) in CONFIGURATIONS {
@@ -489,17 +398,7 @@ impl Authority {
 impl Issued {
     /// Waits until every replica serves it.
     fn await_served(&self, stage: &Stage) -> Result<()> {
-        eventually("every replica to serve the certificate", PATIENCE, || {
-            let (node, replicas) = (&stage.nodes()[0], replicas(stage)?);
-            let serves = |replica: &(IpAddr, u64)| {
-                let (address, port) = replica;
-                let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-                let url = format!("https://{host}:{port}/");
-                let call = ["curl", "-sSkg", "-m", "5", "-o", "/dev/null", "--pinnedpubkey", &self.pin, &url];
-                stage.sandbox().node_exec_output(node, &call).is_ok_and(|output| output.status.success())
-            };
-            Ok((!replicas.is_empty() && replicas.iter().all(serves)).then_some(()))
-        })
+        await_served(stage, &self.certificate)
     }
 
     /// Nobody has written the Secret since.
@@ -508,48 +407,6 @@ impl Issued {
         ensure!(found == self.version, "the Secret was written as {} and is {found}", self.version);
         Ok(())
     }
-}
-
-/// Where the Service of the webhook leads.
-fn replicas(stage: &Stage) -> Result<Vec<(IpAddr, u64)>> {
-    let selector = "kubernetes.io/service-name=braid-webhook";
-    let get = ["-n", "braid-system", "get", "endpointslices", "-l", selector];
-    let slices = stage.sandbox().kubectl_json(&get)?;
-    let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut found = Vec::new();
-    for slice in all(&slices["items"]) {
-        let port = slice["ports"][0]["port"].as_u64().context("an EndpointSlice without a port")?;
-        for endpoint in all(&slice["endpoints"]).iter().filter(|e| e["conditions"]["ready"] == true) {
-            let address = endpoint["addresses"][0].as_str().context("an endpoint without an address")?;
-            found.push((address.parse()?, port));
-        }
-    }
-    Ok(found)
-}
-
-/// Gives the CA in both configurations to the CA injector (`Some`), or back to the controller.
-fn annotate(stage: &Stage, certificate: Option<&str>) -> Result<()> {
-    let mark = certificate.map_or_else(|| format!("{INJECT}-"), |name| format!("{INJECT}={name}"));
-    CONFIGURATIONS.iter().try_for_each(|(kind, _)| {
-        stage.sandbox().kubectl(&["annotate", "--overwrite", kind, "braid", &mark]).map(drop)
-    })
-}
-
-/// Takes everything back from cert-manager, and waits until the controller's own certificate is served.
-fn back_to_own(stage: &Stage) -> Result<()> {
-    annotate(stage, None)?;
-    let is_theirs = || {
-        let found = stage.sandbox().kubectl_json(&["-n", "braid-system", "get", "secret", SECRET])?;
-        Ok::<_, anyhow::Error>(
-            !found["metadata"]["annotations"]["cert-manager.io/certificate-name"].is_null(),
-        )
-    };
-    if is_theirs().unwrap_or_default() {
-        system(stage, &["delete", "secret", SECRET])?;
-    }
-    eventually("a Secret of the controller", PATIENCE, || Ok((!is_theirs()?).then_some(())))?;
-    await_trust(stage)?;
-    stage.await_braid()
 }
 
 /// The manifests for cert-manager name what the controller knows.
@@ -605,8 +462,7 @@ fn take_over(stage: &Stage) -> Result<Authority> {
 /// Whether a configuration names this CA.
 fn is_told(stage: &Stage, authority: &Authority) -> Result<bool> {
     CONFIGURATIONS.iter().try_fold(false, |so_far, (kind, _)| {
-        let told = stage.sandbox().kubectl(&["get", kind, "braid", "-o", AUTHORITIES])?;
-        Ok(so_far || told.contains(authority.pem.trim()))
+        Ok(so_far || trusted(stage, kind)?.iter().any(|told| told.contains(authority.pem.trim())))
     })
 }
 
@@ -642,7 +498,5 @@ fn wait_for_cert_manager(stage: &Stage) -> Result<()> {
     stage.await_braid()?;
     issued.await_served(stage)?;
     issued.is_untouched(stage)?;
-    let failed = failures(stage);
-    ensure!(failed.is_empty(), "{} of 100 failed: {failed:?}", failed.len());
-    Ok(())
+    answers(stage)
 }
