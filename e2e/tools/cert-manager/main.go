@@ -1,4 +1,4 @@
-// cert-manager's controllers that issue certificates of self-signed and CA issuers, and its CA injector, in one program.
+// cert-manager's controllers that issue certificates of self-signed and CA issuers, or its CA injector.
 //
 // ACME, Vault and Venafi are left out, with the clouds' libraries that take most of the build; so are leader election
 // and metrics, and the admission webhook, which is a program of its own.
@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -53,8 +54,10 @@ func main() {
 		klog.Fatal(err)
 	}
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: cert-manager [flags] <kubeconfig>")
+	programs := map[string]func(context.Context, string) error{"controller": issue, "cainjector": inject}
+	program := programs[flag.Arg(0)]
+	if program == nil || flag.NArg() != 2 {
+		fmt.Fprintln(os.Stderr, "usage: cert-manager [flags] controller|cainjector <kubeconfig>")
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithCancel(ctrl.SetupSignalHandler())
@@ -64,12 +67,12 @@ func main() {
 		cancel()
 	}()
 	ctrl.SetLogger(logs.Log)
-	if err := run(logs.NewContext(ctx, logs.Log), flag.Arg(0)); err != nil && !errors.Is(err, context.Canceled) {
+	if err := program(logs.NewContext(ctx, logs.Log), flag.Arg(1)); err != nil && !errors.Is(err, context.Canceled) {
 		klog.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, kubeconfig string) error {
+func issue(ctx context.Context, kubeconfig string) error {
 	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
 		Kubeconfig:    kubeconfig,
 		IssuerOptions: controller.IssuerOptions{ClusterResourceNamespace: "cert-manager"},
@@ -86,10 +89,6 @@ func run(ctx context.Context, kubeconfig string) error {
 	if err != nil {
 		return err
 	}
-	injector, err := newInjector(ctx, shared)
-	if err != nil {
-		return fmt.Errorf("CA injector: %w", err)
-	}
 	all, ctx := errgroup.WithContext(ctx)
 	for name, construct := range controller.Known() {
 		one, err := construct(factory)
@@ -101,31 +100,38 @@ func run(ctx context.Context, kubeconfig string) error {
 	// The constructors have asked for what they watch.
 	shared.SharedInformerFactory.Start(ctx.Done())
 	shared.KubeSharedInformerFactory.Start(ctx.Done())
-	all.Go(func() error { return injector.Start(ctx) })
 	return all.Wait()
 }
 
-func newInjector(ctx context.Context, shared *controller.Context) (ctrl.Manager, error) {
+func inject(ctx context.Context, kubeconfig string) error {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return err
+	}
 	kinds := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, certmanager.AddToScheme} {
 		if err := add(kinds); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	manager, err := ctrl.NewManager(util.RestConfigWithUserAgent(shared.RESTConfig, "cainjector"), ctrl.Options{
+	manager, err := ctrl.NewManager(util.RestConfigWithUserAgent(config, "cainjector"), ctrl.Options{
 		Scheme:  kinds,
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// It watches the metadata of Secrets and reads the few that it needs.
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return manager, cainjector.RegisterAllInjectors(ctx, manager, cainjector.SetupOptions{
+	options := cainjector.SetupOptions{
 		EnableCertificatesDataSource: true,
 		EnabledReconcilersFor: map[string]bool{
 			cainjector.MutatingWebhookConfigurationName:   true,
 			cainjector.ValidatingWebhookConfigurationName: true,
 		},
-	})
+	}
+	if err := cainjector.RegisterAllInjectors(ctx, manager, options); err != nil {
+		return err
+	}
+	return manager.Start(ctx)
 }
