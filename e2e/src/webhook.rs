@@ -8,12 +8,15 @@ use serde_json::Value;
 
 use crate::exec::eventually;
 use crate::stage::{PATIENCE, Stage, items, says, text};
+use crate::workload::bracketed;
 
 /// The Secret with the webhook's certificate.
 pub const SECRET: &str = "braid-webhook-tls";
 /// The webhook configurations, both named `braid`, and how many webhooks each has.
 pub const CONFIGURATIONS: [(&str, usize); 2] =
     [("validatingwebhookconfiguration", 4), ("mutatingwebhookconfiguration", 1)];
+/// The name by which API servers call the webhook.
+const SERVICE: &str = "braid-webhook.braid-system.svc";
 /// By which the CA in a webhook configuration becomes the CA injector's.
 pub const INJECT: &str = "cert-manager.io/inject-ca-from";
 /// On a Secret of cert-manager's: the Certificate that it is of.
@@ -74,14 +77,35 @@ pub fn not_let_in(stage: &Stage, annotations: &[(&str, &str)]) -> Result<String>
     }
 }
 
-/// Asks twice for what the webhook refuses. Every answer that is not its own counts: a pod would be let in unseen, and of
-/// Braid's own kinds nothing could be changed.
+/// Asks twice for what the webhook refuses, and once by a new connection. Every answer that is not its own counts: a pod
+/// would be let in unseen, and of Braid's own kinds nothing could be changed.
 fn ask(stage: &Stage, round: usize) -> impl Iterator<Item = String> {
     let pod = not_let_in(stage, &[("ip-family", "nonsense")]).and_then(|s| says(&s, &["nonsense"]));
     let leave = ["delete", "network", "overlay", "--wait=false", "--dry-run=server"];
     let network = stage.refused(&leave).and_then(|s| says(&s, &["overlay", "Subnet"]));
-    let broken = [pod, network].into_iter().filter_map(Result::err);
+    let broken = [pod.err(), network.err(), new_caller(stage).err()].into_iter().flatten();
     broken.map(move |error| format!("round {round}: {error:#}"))
+}
+
+/// Calls every replica as an API server does that has just started: by what the configurations trust at this moment. API
+/// servers that run keep their connections, and see nothing of a certificate that none of them could verify. Of curl's exit
+/// codes two count, for a certificate that is not trusted and a CA that is none: replicas come and go, which gives others.
+fn new_caller(stage: &Stage) -> Result<()> {
+    for (kind, _) in CONFIGURATIONS {
+        let bundle = trusted(stage, kind)?.into_iter().next().unwrap_or_default();
+        for (address, port) in replicas(stage)? {
+            let host = bracketed(address);
+            let url = format!("https://{SERVICE}:{port}/");
+            let resolve = format!("{SERVICE}:{port}:{host}");
+            let script =
+                "printf %s \"$1\" | curl -sS -m 5 -o /dev/null --cacert /dev/stdin --resolve \"$2\" \"$3\"
+                 case $? in 60|77) exit 1;; esac";
+            let call = ["sh", "-c", script, "sh", &bundle, &resolve, &url];
+            let verified = stage.sandbox().node_exec(&stage.nodes()[0], &call);
+            verified.with_context(|| format!("{kind} does not trust what {host} serves"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks the webhook a hundred times.
@@ -159,8 +183,7 @@ pub fn await_served(stage: &Stage, certificate: &str) -> Result<()> {
     eventually("every replica to serve the certificate", PATIENCE, || {
         let replicas = replicas(stage)?;
         for (address, port) in &replicas {
-            let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
-            let url = format!("https://{host}:{port}/");
+            let url = format!("https://{}:{port}/", bracketed(*address));
             // `%{certs}` is what was served: curl 7.88.
             let call = ["curl", "-sSkg", "-m", "5", "-o", "/dev/null", "-w", "%{certs}", &url];
             if !stage.sandbox().node_exec(&stage.nodes()[0], &call)?.contains(certificate.trim()) {

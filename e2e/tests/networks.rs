@@ -74,6 +74,10 @@ fn a_second_overlay_for_some_nodes() {
                 Ok((network["status"]["nodes"]["ready"] == 3).then_some(network))
             })?;
             ensure!(network["status"]["nodes"]["members"] == 3, "{}", network["status"]);
+            let narrower =
+                json!({"spec": {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": nodes[0]}}}});
+            let patch = ["patch", "network", "lab", "--type=merge", "-p", &narrower.to_string()];
+            says(&stage.refused(&patch)?, &["spec.nodeSelector", "lab-b", "outsider", "cut off"])?;
             // Overlays are routed, and no policy keeps them apart.
             reach(stage, &pods[0], &pods[2])
         })();

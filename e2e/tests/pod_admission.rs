@@ -106,9 +106,13 @@ fn what_cannot_work_is_refused_and_what_may_is_warned_of() {
             &Value::Null,
             &json!({"excludedIPs": ["10.93.0.9"]}),
         )?;
-        let refused: [Case<'_>; 8] = [
+        let refused: [Case<'_>; 9] = [
             (&[("ip-family", "IPv5")], &["braid.network/ip-family", "IPv5", "PreferDualStack"]),
             (&[("ips", "10.93.0.300")], &["braid.network/ips", "10.93.0.300"]),
+            (
+                &[("ips", "10.93.0.7/24")],
+                &["braid.network/ips", "10.93.0.7 for this address", "10.93.0.0/24"],
+            ),
             (&[("networks", "[{}]")], &["braid.network/networks", "JSON list"]),
             (&[("network", "members-only")], &["members-only", "allowedNamespaces"]),
             (&[("network", "plain"), ("subnet", "overlay-v4")], &["overlay-v4", "overlay", "plain"]),

@@ -115,6 +115,15 @@ fn misheld(ipam: &Ipam, def: &InstanceDef) -> Option<(&'static str, String)> {
                 format!("is being released, but pod {}/{} runs; it is kept", pod.namespace, pod.name);
             Some(("HolderLives", message))
         }
+        (Some(pod), _) if ipam.pod_seen(&pod.uid) == PodSeen::Live => {
+            let (network, node) = (ipam.network(&def.network)?, def.node.as_deref()?);
+            let message = format!(
+                "its pod {}/{} runs on node {node}, which is no member of Network {} any more, and is cut off: the labels of \
+                 the node do not match spec.nodeSelector; change one of the two, or move the pod",
+                pod.namespace, pod.name, network.name
+            );
+            (ipam.has_node(node) && !ipam.is_member(network, node)).then_some(("NotMember", message))
+        }
         _ => None,
     }
 }

@@ -203,6 +203,13 @@ pub enum RangeError {
     /// The two ends are of different families.
     #[error("`{0}` mixes IPv4 and IPv6")]
     MixedFamilies(String),
+    /// A CIDR with bits set behind its prefix: one address, or all of the prefix?
+    #[error(
+        "`{0}` has bits set behind its prefix; write {address} for this address alone, or {prefix} for any of the prefix",
+        address = .0.addr(),
+        prefix = .0.trunc()
+    )]
+    HostBits(IpNet),
     /// The end comes before the start.
     #[error("`{0}` ends before it starts; swap the two addresses")]
     Reversed(String),
@@ -290,6 +297,9 @@ impl FromStr for AddrRange {
         }
         if s.contains('/') {
             let net: IpNet = s.parse().map_err(|_| syntax())?;
+            if net.addr() != net.network() {
+                return Err(RangeError::HostBits(net));
+            }
             return Ok(Self { first: net.network(), last: net.broadcast() });
         }
         s.parse().map(Self::single).map_err(|_| syntax())
@@ -349,5 +359,11 @@ mod tests {
         assert_eq!(r("10.0.0.0/30").unwrap(), "10.0.0.0-10.0.0.3");
         assert!(matches!(r("10.0.0.9-10.0.0.5"), Err(RangeError::Reversed(_))));
         assert!(matches!(r("10.0.0.9-fd00::1"), Err(RangeError::MixedFamilies(_))));
+        assert_eq!(
+            r("10.77.0.60/20").unwrap_err().to_string(),
+            "`10.77.0.60/20` has bits set behind its prefix; write 10.77.0.60 for this address alone, or 10.77.0.0/20 for any of \
+             the prefix"
+        );
+        assert_eq!(r("10.77.0.60/32").unwrap(), "10.77.0.60");
     }
 }

@@ -114,9 +114,10 @@ fn choice_made_below(pod: &NewPod<'_>, network: &NetworkDef) -> BTreeMap<&'stati
 }
 
 fn warnings(ipam: &Ipam, pod: &NewPod<'_>, prospect: &Prospect<'_>) -> Vec<String> {
-    let comes_back = |refusal: &Refusal| {
-        matches!(refusal, Refusal::AddressTaken { holder, .. } | Refusal::PoolExhausted { holder, .. }
-            if pod.succeeds(holder))
+    let comes_back = |refusal: &Refusal| match refusal {
+        Refusal::AddressTaken { holder, .. } => pod.succeeds(holder),
+        Refusal::PoolExhausted { holders, .. } => holders.iter().any(|(_, holder)| pod.succeeds(holder)),
+        _ => false,
     };
     // What is wrong with the Subnets of a Network that cannot be used follows from that.
     let network = prospect

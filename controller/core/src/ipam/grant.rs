@@ -8,7 +8,7 @@ use braid_types::{Family, InstanceName, Mac, Symbol};
 
 use super::choose::Source;
 use super::plan::{Claim, Grant};
-use super::refusal::{Full, Holder, Refusal};
+use super::refusal::{Full, Holder, NAMED, Refusal};
 use super::state::{Ipam, Pending, Restored};
 use super::{Effects, PodRequest};
 use crate::block::Found;
@@ -250,22 +250,24 @@ impl Ipam {
         let Some(subnet) = subnets.first().cloned() else {
             return Refusal::AddressOutside { range, network: format!("Network {network}") };
         };
-        let taken = source.fixed.iter().find_map(|range| {
-            subnets.iter().find_map(|s| {
-                let slot = self.slots.get(s)?;
-                let (a, _) = slot.pool.taken_in(range).find(|(a, _)| slot.pool.allows(*a))?;
-                Some((s.clone(), a))
-            })
-        });
-        let Some((taken_in, address)) = taken else {
+        let of_subnet = |range, name| {
+            let slot = self.slots.get(name).into_iter();
+            slot.flat_map(move |s| s.pool.taken_in(range).map(|(a, _)| a).filter(|a| s.pool.allows(*a)))
+        };
+        let all = source.fixed.iter().flat_map(|r| subnets.iter().map(move |s| (r, s)));
+        let taken: Vec<(&String, IpAddr)> =
+            all.flat_map(|(r, s)| of_subnet(r, s).map(move |a| (s, a))).take(NAMED).collect();
+        let Some((taken_in, address)) = taken.first() else {
             return self.is_of_node(source, &subnets).unwrap_or(Refusal::AddressExcluded { range, subnet });
         };
-        let holder = Box::new(self.holder(&taken_in, address));
         if size == 1 {
-            return Refusal::AddressTaken { address, subnet: taken_in, holder };
+            let holder = Box::new(self.holder(taken_in, *address));
+            return Refusal::AddressTaken { address: *address, subnet: (*taken_in).clone(), holder };
         }
         let pool = source.fixed.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        Refusal::PoolExhausted { pool, size, subnets, example: address, holder }
+        let holders =
+            taken.iter().map(|(subnet, address)| (*address, self.holder(subnet, *address))).collect();
+        Refusal::PoolExhausted { pool, size, subnets, holders }
     }
 
     /// Says so where a node itself has what was asked for.

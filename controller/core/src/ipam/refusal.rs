@@ -243,10 +243,11 @@ pub enum Refusal {
     },
     /// Every address of the pod's own pool is taken.
     #[error(
-        "all {size} addresses of the pool {pool} are taken (Subnet {}; for example {example} is held by \
-         {holder}); add addresses to the annotation braid.network/ips: a rolling update needs maxSurge more than \
-         there are replicas",
-        subnets.join(", ")
+        "all {size} addresses of the pool {pool} are taken (Subnet {}: {}); add addresses to the annotation \
+         braid.network/ips, as a rolling update needs maxSurge more than there are replicas and each address rests when its \
+         pod has ended, and keep others out by spec.reservedIPs of the Subnet",
+        subnets.join(", "),
+        held(*size, holders)
     )]
     PoolExhausted {
         /// The ranges that were asked for.
@@ -255,10 +256,8 @@ pub enum Refusal {
         size: u128,
         /// The Subnets that hold them.
         subnets: Vec<String>,
-        /// One that is taken.
-        example: IpAddr,
-        /// Who has it.
-        holder: Box<Holder>,
+        /// Who has which: the first few.
+        holders: Vec<(IpAddr, Holder)>,
     },
     /// No Subnet that the pod may use holds a fixed address.
     #[error("{range} is in no Subnet of {network}; ask for an address of one of its Subnets")]
@@ -287,6 +286,17 @@ pub enum Refusal {
         /// The family that is wanted.
         wanted: Family,
     },
+}
+
+/// How many holders of a pool are named.
+pub(super) const NAMED: usize = 4;
+
+fn held(size: u128, holders: &[(IpAddr, Holder)]) -> String {
+    let named: Vec<String> =
+        holders.iter().map(|(address, holder)| format!("{address} by {holder}")).collect();
+    let more = size.saturating_sub(holders.len() as u128);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 fn full_sentence(family: Family, subnets: &[Full]) -> String {

@@ -1,13 +1,15 @@
 //! Whether one change may be made, given everything else: the webhook's question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use braid_types::model::{BlockDef, InstanceDef, NetworkDef, Phase, SubnetDef, UnixSeconds};
 
 use super::{Loss, Misfit, Standing, misfit};
-use crate::ipam::{Holder, Ipam, is_vtep, owner_in_words};
+use crate::ipam::{Holder, Ipam, NodeFact, is_vtep, owner_in_words};
 use crate::pool::Pool;
+use crate::release::PodSeen;
 
 /// Why a change is refused: what is wrong, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +111,36 @@ fn network_written(old: Option<&NetworkDef>, new: &NetworkDef, ipam: &Ipam) -> R
             ));
         }
     }
-    Ok(())
+    old.map_or(Ok(()), |old| leaves_nobody_behind(old, &new, ipam))
+}
+
+/// A node that is no member any more has nothing of the Network, and its pods are cut off.
+fn leaves_nobody_behind(old: &NetworkDef, new: &NetworkDef, ipam: &Ipam) -> Result<(), Sentence> {
+    let leaves = |node: &&NodeFact| old.nodes.matches(&node.labels) && !new.nodes.matches(&node.labels);
+    let leaving: BTreeSet<&str> = ipam.nodes().filter(leaves).map(|node| node.name.as_str()).collect();
+    if old.nodes == new.nodes || leaving.is_empty() {
+        return Ok(());
+    }
+    let on_one = |def: &&Arc<InstanceDef>| {
+        let runs = def.pod.as_ref().is_some_and(|pod| ipam.pod_seen(&pod.uid) == PodSeen::Live);
+        runs && def.network == new.name && def.node.as_deref().is_some_and(|node| leaving.contains(node))
+    };
+    let mut cut_off: Vec<String> =
+        ipam.instances().filter(on_one).map(|def| Holder::of(def).to_string()).collect();
+    cut_off.sort();
+    cut_off.dedup();
+    if cut_off.is_empty() {
+        return Ok(());
+    }
+    let more = cut_off.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    cut_off.truncate(NAMED);
+    refuse(format!(
+        "Network {}: spec.nodeSelector would leave out nodes with pods of it, which would be cut off: {}{more}; move or delete \
+         them first",
+        new.name,
+        cut_off.join(", ")
+    ))
 }
 
 fn network_deleted(old: &NetworkDef, ipam: &Ipam) -> Result<(), Sentence> {

@@ -172,7 +172,13 @@ fn fixed_addresses_one_or_both_families_or_a_pool() {
     }
     let exhausted = refused(&mut ipam, &restored, &asking(5, "n2", ips(&pool)));
     assert_eq!(exhausted.reason(), "PoolExhausted");
-    assert!(exhausted.to_string().contains("all 2 addresses of the pool 10.0.0.80-10.0.0.81"), "{exhausted}");
+    for part in [
+        "all 2 addresses of the pool 10.0.0.80-10.0.0.81",
+        "(Subnet v4: 10.0.0.80 by pod shop/web-3 on node n2, 10.0.0.81 by pod shop/web-4 on node n2)",
+        "spec.reservedIPs",
+    ] {
+        assert!(exhausted.to_string().contains(part), "{exhausted}");
+    }
 }
 
 #[test]

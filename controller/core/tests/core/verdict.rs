@@ -225,6 +225,36 @@ fn no_subnet_lies_over_what_the_cluster_uses() {
 }
 
 #[test]
+fn pods_are_not_cut_off_by_a_selector() {
+    let (mut ipam, restored) = start(lists("10.0.0.0/24", "fd00::/120"));
+    let made = give(&mut ipam, &restored, &request(1, "n1"));
+    let old = ipam.network("overlay").unwrap().clone();
+    let only = |node: &str| {
+        let match_labels = [("name".to_owned(), node.to_owned())].into();
+        NetworkDef {
+            nodes: braid_types::Selector { match_labels, match_expressions: Vec::new() },
+            ..old.clone()
+        }
+    };
+    let change = |new: &NetworkDef, ipam: &Ipam| {
+        let change = Change::Network { old: Some(&old), new: Some(new) };
+        answer(ipam, change)
+    };
+    let refused = change(&only("n2"), &ipam);
+    for part in ["spec.nodeSelector", "pod shop/web-1 on node n1", "move or delete"] {
+        contains(&refused, part);
+    }
+    assert_eq!(change(&only("n1"), &ipam), "ok");
+    // Where the webhook was away, or a node's label goes.
+    ipam.upsert_network(only("n2"));
+    let found = findings(&ipam);
+    assert_eq!(found.len(), made.len(), "{found:?}");
+    assert!(found[0].message.contains("node n1") && found[0].reason == "NotMember", "{found:?}");
+    ipam.remove_pod("pod-1");
+    assert_eq!((findings(&ipam).len(), change(&only("n2"), &ipam)), (0, "ok".to_owned()), "nobody is");
+}
+
+#[test]
 fn no_overlay_lies_over_nodes() {
     let (mut ipam, _) = start(lists("10.0.0.0/24", "fd00::/120"));
     let on = |address: &str| {
