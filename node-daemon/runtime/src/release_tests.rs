@@ -117,7 +117,7 @@ fn shared(node: &str, torn_down: bool) -> Index {
     let (node, role) = (node.into(), MigrationRole::Source);
     def.node = Some("n2".into());
     def.handover = Some(Box::new(HandoverDef { pod, node, role, torn_down }));
-    index.host_routed.apply(Change::Applied(def.name.to_string(), Ok(def)));
+    index.apply_host_routed(Change::Applied(def.name.to_string(), Ok(def)));
     index
 }
 
