@@ -77,33 +77,44 @@ pub fn not_let_in(stage: &Stage, annotations: &[(&str, &str)]) -> Result<String>
     }
 }
 
-/// Asks twice for what the webhook refuses, and once by a new connection. Every answer that is not its own counts: a pod
-/// would be let in unseen, and of Braid's own kinds nothing could be changed.
+/// Asks twice for what the webhook refuses. Every answer that is not its own counts: a pod would be let in unseen, and of
+/// Braid's own kinds nothing could be changed.
 fn ask(stage: &Stage, round: usize) -> impl Iterator<Item = String> {
     let pod = not_let_in(stage, &[("ip-family", "nonsense")]).and_then(|s| says(&s, &["nonsense"]));
     let leave = ["delete", "network", "overlay", "--wait=false", "--dry-run=server"];
     let network = stage.refused(&leave).and_then(|s| says(&s, &["overlay", "Subnet"]));
-    let broken = [pod.err(), network.err(), new_caller(stage).err()].into_iter().flatten();
+    let broken = [pod, network].into_iter().filter_map(Result::err);
     broken.map(move |error| format!("round {round}: {error:#}"))
 }
 
 /// Calls every replica as an API server does that has just started: by what the configurations trust at this moment. API
-/// servers that run keep their connections, and see nothing of a certificate that none of them could verify. Of curl's exit
-/// codes two count, for a certificate that is not trusted and a CA that is none: replicas come and go, which gives others.
+/// servers that run keep their connections, and see nothing of a certificate that none of them could verify.
 fn new_caller(stage: &Stage) -> Result<()> {
     for (kind, _) in CONFIGURATIONS {
-        let bundle = trusted(stage, kind)?.into_iter().next().unwrap_or_default();
-        for (address, port) in replicas(stage)? {
-            let host = bracketed(address);
-            let url = format!("https://{SERVICE}:{port}/");
-            let resolve = format!("{SERVICE}:{port}:{host}");
-            let script =
-                "printf %s \"$1\" | curl -sS -m 5 -o /dev/null --cacert /dev/stdin --resolve \"$2\" \"$3\"
-                 case $? in 60|77) exit 1;; esac";
-            let call = ["sh", "-c", script, "sh", &bundle, &resolve, &url];
-            let verified = stage.sandbox().node_exec(&stage.nodes()[0], &call);
-            verified.with_context(|| format!("{kind} does not trust what {host} serves"))?;
+        let bundle = || Ok::<_, anyhow::Error>(trusted(stage, kind)?.into_iter().next().unwrap_or_default());
+        let mut known = bundle()?;
+        while let Err(error) = verified(stage, &known) {
+            // What was trusted before the call may be out of date after it, for an API server it would not be.
+            let now = bundle()?;
+            ensure!(now != known, "{kind}: {error:#}");
+            known = now;
         }
+    }
+    Ok(())
+}
+
+/// Opens a connection to every replica.
+fn verified(stage: &Stage, bundle: &str) -> Result<()> {
+    // Replicas come and go. Of curl's exit codes two count, for a certificate that is not trusted and a CA that is none.
+    let script = "printf %s \"$1\" | curl -sS -m 5 -o /dev/null --cacert /dev/stdin --resolve \"$2\" \"$3\"
+                  case $? in 60|77) exit 1;; esac";
+    for (address, port) in replicas(stage)? {
+        let host = bracketed(address);
+        let (resolve, url) = (format!("{SERVICE}:{port}:{host}"), format!("https://{SERVICE}:{port}/"));
+        stage
+            .sandbox()
+            .node_exec(&stage.nodes()[0], &["sh", "-c", script, "sh", bundle, &resolve, &url])
+            .with_context(|| format!("what {host} serves is not trusted"))?;
     }
     Ok(())
 }
@@ -115,7 +126,7 @@ fn new_caller(stage: &Stage) -> Result<()> {
 pub fn answers(stage: &Stage) -> Result<()> {
     let failed: Vec<String> = (0..50).flat_map(|round| ask(stage, round)).collect();
     ensure!(failed.is_empty(), "of 100 calls {} failed: {failed:?}", failed.len());
-    Ok(())
+    new_caller(stage)
 }
 
 /// Runs `body` while the webhook is asked all the time.
@@ -134,7 +145,9 @@ pub fn under_calls<T>(stage: &Stage, body: impl FnOnce() -> Result<T>) -> Result
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
             let rounds = (0..).take_while(|_| !is_over.load(Ordering::Relaxed));
-            let failed: Vec<Vec<String>> = rounds.map(|round| ask(stage, round).collect()).collect();
+            let by_new = || new_caller(stage).err().map(|error| format!("{error:#}"));
+            let failed: Vec<Vec<String>> =
+                rounds.map(|round| ask(stage, round).chain(by_new()).collect()).collect();
             (failed.len(), failed.concat())
         });
         let over = Over(&is_over);
