@@ -60,6 +60,13 @@ const YOUNGEST: UnixSeconds = UnixSeconds::MAX;
 /// Holders named in one sentence.
 const NAMED: usize = 3;
 
+/// The first few of many, and how many there are beside them.
+fn some_of(all: &[String]) -> String {
+    let named = all[..all.len().min(NAMED)].join(", ");
+    let more = all.len().saturating_sub(NAMED);
+    if more > 0 { format!("{named} and {more} more") } else { named }
+}
+
 fn refuse<T>(sentence: String) -> Result<T, Sentence> {
     Err(Sentence(sentence))
 }
@@ -132,14 +139,11 @@ fn leaves_nobody_behind(old: &NetworkDef, new: &NetworkDef, ipam: &Ipam) -> Resu
     if cut_off.is_empty() {
         return Ok(());
     }
-    let more = cut_off.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    cut_off.truncate(NAMED);
     refuse(format!(
-        "Network {}: spec.nodeSelector would leave out nodes with pods of it, which would be cut off: {}{more}; move or delete \
+        "Network {}: spec.nodeSelector would leave out nodes with pods of it, which would be cut off: {}; move or delete \
          them first",
         new.name,
-        cut_off.join(", ")
+        some_of(&cut_off)
     ))
 }
 
@@ -185,15 +189,12 @@ fn shrunk_over_used(old: &SubnetDef, new: &SubnetDef, ipam: &Ipam) -> Result<(),
     }
     let named: Vec<String> = left_out
         .iter()
-        .take(NAMED)
         .map(|(a, def)| format!("{a} ({})", def.map_or(Holder::Grant, |d| Holder::of(d))))
         .collect();
-    let more = left_out.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     refuse(format!(
-        "Subnet {}: addresses in use would be left out: {}{more}; free them first or keep them in spec.ranges",
+        "Subnet {}: addresses in use would be left out: {}; free them first or keep them in spec.ranges",
         new.name,
-        named.join(", ")
+        some_of(&named)
     ))
 }
 
