@@ -126,8 +126,6 @@ pub enum Decision {
 
 /// How long to wait before the API server is asked again when it contradicts the cache.
 const RECHECK_SECONDS: i64 = 5;
-/// How often the API server is asked whether the owner of a kept address still exists.
-const OWNER_SECONDS: i64 = 60;
 /// How long an address is kept that nobody has used in this cluster and whose owner is not there: after a restore from
 /// a backup the addresses come first and their owners later.
 const UNUSED_SECONDS: i64 = 86_400;
@@ -181,7 +179,7 @@ fn of_reserved(def: &InstanceDef, now: UnixSeconds, c: &Circumstances, config: &
         (Some(owner), None) => Decision::RecheckOwner(owner.clone()),
         (Some(_), Some(OwnerCheck::Gone)) => release(now, "OwnerGone", config),
         (Some(_), Some(OwnerCheck::Live)) => {
-            let again = now.saturating_add(OWNER_SECONDS);
+            let again = now.saturating_add(config.owner_check);
             Decision::WaitUntil(ends.map_or(again, |ends| ends.min(again)))
         }
         (None, _) => ends.map_or(Decision::Keep, Decision::WaitUntil),

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use braid_types::duration::{SECOND, YEAR, between};
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::work::LOOK_AT_ALL;
 
 /// The cluster controller of Braid: gives out addresses, keeps Networks and Subnets in order.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "braid-controller", version)]
 pub(crate) struct Args {
+    // What each time breaks when it is shorter, or longer, is told in docs/times.md.
     /// What to do; nothing given means to run the controller.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -31,31 +35,39 @@ pub(crate) struct Args {
     pub(crate) identity: String,
 
     /// How long a freed address rests before it is given out again.
-    #[arg(long, env = "BRAID_COOL_DOWN", default_value = "30s", value_parser = duration)]
+    #[arg(long, env = "BRAID_COOL_DOWN", default_value = "30s", value_parser = between(SECOND, YEAR))]
     pub(crate) cool_down: Duration,
 
     /// How long after its pod is gone an address is freed although the node never confirmed the teardown.
-    #[arg(long, env = "BRAID_ORPHAN_TIMEOUT", default_value = "15m", value_parser = duration)]
+    #[arg(long, env = "BRAID_ORPHAN_TIMEOUT", default_value = "15m", value_parser = between(SECOND, YEAR))]
     pub(crate) orphan_timeout: Duration,
 
     /// How long an address block stays with its node after it became empty.
-    #[arg(long, env = "BRAID_BLOCK_GRACE", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "BRAID_BLOCK_GRACE", default_value = "5m", value_parser = between(SECOND, YEAR))]
     pub(crate) block_grace: Duration,
+
+    /// How often an owner for which addresses are kept is asked for: whether it still exists.
+    #[arg(long, env = "BRAID_OWNER_CHECK", default_value = "60s", value_parser = between(SECOND, LOOK_AT_ALL))]
+    pub(crate) owner_check: Duration,
+
+    /// How often contradictions are looked for.
+    #[arg(long, env = "BRAID_AUDIT", default_value = "60s", value_parser = between(SECOND, LOOK_AT_ALL))]
+    pub(crate) audit: Duration,
 
     /// How logs look.
     #[arg(long, env = "BRAID_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 
     /// How long a Lease that is not renewed keeps others out.
-    #[arg(long, env = "BRAID_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(long, env = "BRAID_LEASE_DURATION", default_value = "15s", value_parser = between(SECOND, YEAR))]
     pub(crate) lease_duration: Duration,
 
     /// How long the leader goes on without a successful renewal.
-    #[arg(long, env = "BRAID_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "BRAID_RENEW_DEADLINE", default_value = "10s", value_parser = between(SECOND, YEAR))]
     pub(crate) renew_deadline: Duration,
 
     /// How often the Lease is looked at.
-    #[arg(long, env = "BRAID_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    #[arg(long, env = "BRAID_RETRY_PERIOD", default_value = "2s", value_parser = between(SECOND / 10, YEAR))]
     pub(crate) retry_period: Duration,
 
     /// Kubeconfig to use instead of the pod's service account.
@@ -102,37 +114,9 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("`{text}` is not an address and port, such as `:9430` or `127.0.0.1:9430`"))
 }
 
-/// A number and one of the units `ms`, `s`, `m`, `h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration, such as `500ms`, `30s`, `15m` or `1h`");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, millis) in
-            [("0s", 0), ("250ms", 250), ("30s", 30_000), ("15m", 900_000), ("2h", 7_200_000)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for bad in ["", "30", "s", "-1s", "1d", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_port_alone_listens_everywhere() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use braid_controller_core::leader::{Elector, Record, Step};
+use braid_types::duration::whole_seconds;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::ResourceExt;
@@ -179,7 +180,10 @@ impl Election {
         let old = lease.spec.take().unwrap_or_default();
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(record.holder.clone()),
-            lease_duration_seconds: Some(i32::try_from(record.lease.as_secs().max(1)).unwrap_or(i32::MAX)),
+            // Never shorter than this process believes that it leads.
+            lease_duration_seconds: Some(
+                i32::try_from(whole_seconds(record.lease).max(1)).unwrap_or(i32::MAX),
+            ),
             lease_transitions: Some(i32::try_from(record.transitions).unwrap_or(i32::MAX)),
             acquire_time: if acquire { Some(now.clone()) } else { old.acquire_time.clone() },
             renew_time: Some(now),

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use braid_controller_core::Config;
 use braid_controller_core::leader::{Elector, Timing};
 use braid_informer::{Informers, WatchHealth, connection};
+use braid_types::duration::{whole_seconds, written};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,7 +27,7 @@ use crate::webhook::keeper::Keeper;
 use crate::webhook::tls::{CurrentCertificate, TlsListener};
 use crate::work::Work;
 use crate::world::Shared;
-use crate::write::Writer;
+use crate::write::{ATTEMPT, Writer};
 
 /// Calls of the write path that may be in flight beside those of grants.
 const OTHER_CALLS: usize = 16;
@@ -37,6 +38,8 @@ const QUEUE_STUCK: Duration = Duration::from_secs(120);
 
 /// Runs until asked to stop, or until the lead is lost.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
+    let elector = Elector::new(&identity, timing(&args)?)?;
     let client = client(&args).await?;
     let metrics = Arc::new(Metrics::new());
     let gate = Gate::closed();
@@ -52,8 +55,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // Nothing waits for these, not even the certificates: an API server may not have the kind.
     let mut extra = Informers::default();
     index::watch_extra(&mut extra, &client, &shared, &metrics);
-    let identity = format!("{}_{:08x}", args.identity, rand::random::<u32>());
-    let events = Events::new(client.clone(), writer.clone(), identity.clone());
+    let events = Events::new(client.clone(), writer.clone(), identity);
     let keeper =
         Keeper::new(&mut side, &client, writer.clone(), events.clone(), &args.namespace, certificate.clone());
     let probe = Arc::new(Probes {
@@ -82,7 +84,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     });
 
     let (leading, mut led) = watch::channel(false);
-    let election = tokio::spawn(elect(&args, &identity, writer.clone(), gate, leading, stop.clone())?);
+    let election = tokio::spawn(elect(&args, elector, writer.clone(), gate, leading, stop.clone()));
     tokio::pin!(election);
     tokio::select! {
         _ = led.wait_for(|led| *led) => {}
@@ -96,7 +98,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         end = &mut election => return finish(end),
     }
     let restored = shared.world().ipam.restored().context("caches in sync without full lists")?;
-    let work = Work::new(shared, writer, events, metrics.clone(), restored);
+    let work = Work::new(shared, writer, events, metrics.clone(), restored, args.audit);
     let workers = work.start(usize::from(args.parallel_grants));
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => {}
@@ -116,12 +118,29 @@ fn finish(end: Result<End, tokio::task::JoinError>) -> anyhow::Result<()> {
 }
 
 fn config(args: &Args) -> Config {
-    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    let seconds = |d: Duration| i64::try_from(whole_seconds(d)).unwrap_or(i64::MAX);
     Config {
         cool_down: seconds(args.cool_down),
         orphan_timeout: seconds(args.orphan_timeout),
         block_grace: seconds(args.block_grace),
+        owner_check: seconds(args.owner_check),
     }
+}
+
+/// The times of the election. A write that began as the lead ended must be over before another process leads.
+fn timing(args: &Args) -> anyhow::Result<Timing> {
+    let (lease, renew_deadline) = (args.lease_duration, args.renew_deadline);
+    if lease <= renew_deadline + ATTEMPT {
+        bail!(
+            "--lease-duration {} must be longer than --renew-deadline {} and the {} that one write may take; \
+             write more than {}",
+            written(lease),
+            written(renew_deadline),
+            written(ATTEMPT),
+            written(renew_deadline + ATTEMPT),
+        );
+    }
+    Ok(Timing { lease, renew_deadline, retry: args.retry_period })
 }
 
 /// A client for the API server that the flags name.
@@ -173,18 +192,15 @@ fn stop_signals() -> anyhow::Result<watch::Receiver<bool>> {
 /// The election, or the claim to lead without one.
 fn elect(
     args: &Args,
-    identity: &str,
+    elector: Elector,
     writer: Writer,
     gate: Gate,
     leading: watch::Sender<bool>,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<impl Future<Output = End> + Send + 'static> {
-    let timing =
-        Timing { lease: args.lease_duration, renew_deadline: args.renew_deadline, retry: args.retry_period };
-    let elector = Elector::new(identity, timing)?;
+) -> impl Future<Output = End> + Send + 'static {
     let election = Election::new(elector, writer, gate.clone(), args.namespace.clone(), args.renew_deadline);
     let assume = args.assume_leader;
-    Ok(async move {
+    async move {
         if !assume {
             return election.run(leading, stop).await;
         }
@@ -195,7 +211,7 @@ fn elect(
         let _ = stop.wait_for(|stop| *stop).await;
         gate.close();
         End::Stopped
-    })
+    }
 }
 
 async fn watches_work(watches: &(dyn Fn() -> Vec<WatchHealth> + Send + Sync)) {

@@ -31,7 +31,7 @@ const PARALLEL_REVIEWS: usize = 16;
 /// How many statuses are written at once.
 const PARALLEL_STATUSES: usize = 8;
 /// How often everything is looked at whatever the events said: what went missing is found in the end.
-const LOOK_AT_ALL: Duration = Duration::from_secs(600);
+pub(crate) const LOOK_AT_ALL: Duration = Duration::from_secs(600);
 
 /// What every piece of work needs. Exists only while this process leads and knows everything.
 pub(crate) struct Work {
@@ -40,9 +40,11 @@ pub(crate) struct Work {
     events: Events,
     metrics: Arc<Metrics>,
     restored: Restored,
+    /// How often contradictions are looked for.
+    audit: Duration,
     /// Contradictions that were shown already.
     shown: Mutex<BTreeSet<Finding>>,
-    /// Interfaces that had too many addresses at the last look.
+    /// Interfaces that had too many addresses at the last look, each since when.
     crowded: Mutex<Crowded>,
     /// Blocks that are being made.
     block_turns: Mutex<BlockTurns>,
@@ -56,6 +58,7 @@ impl Work {
         events: Events,
         metrics: Arc<Metrics>,
         restored: Restored,
+        audit: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
@@ -63,6 +66,7 @@ impl Work {
             events,
             metrics,
             restored,
+            audit,
             shown: Mutex::default(),
             crowded: Mutex::default(),
             block_turns: Mutex::default(),

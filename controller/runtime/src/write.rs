@@ -24,7 +24,7 @@ use crate::metrics::{Metrics, WriteLabels};
 
 /// Longest time for one attempt. Shorter than a Lease outlives its renew deadline, so that no call begun under
 /// one leader is still under way when the next one takes over.
-const ATTEMPT: Duration = Duration::from_secs(4);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(4);
 /// Longest time for all attempts. Afterwards the work queue tries again.
 const TOTAL: Duration = Duration::from_secs(12);
 /// Pause after the first failed attempt; it doubles.

@@ -6,6 +6,7 @@
 
 pub mod annotation;
 mod cidr;
+pub mod duration;
 mod family;
 mod ids;
 mod ifname;

@@ -25,11 +25,13 @@ pub struct Config {
     pub orphan_timeout: i64,
     /// How long a block stays with its node while nobody uses it.
     pub block_grace: i64,
+    /// How long an owner that was there is believed to be there, before it is asked for again.
+    pub owner_check: i64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cool_down: 30, orphan_timeout: 15 * 60, block_grace: 5 * 60 }
+        Self { cool_down: 30, orphan_timeout: 15 * 60, block_grace: 5 * 60, owner_check: 60 }
     }
 }
 

@@ -146,6 +146,8 @@ fn what_is_kept_stays_until_its_time() {
     let config = Config::default();
     assert_eq!(decide(&owned, 100, &c, &config), Decision::RecheckOwner(owner));
     assert_eq!(decide(&owned, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(160));
+    let rarely = Config { owner_check: 500, ..config };
+    assert_eq!(decide(&owned, 100, &told(OwnerCheck::Live), &rarely), Decision::WaitUntil(600));
     let soon = InstanceDef { retain_until: Some(110), ..owned.clone() };
     assert_eq!(decide(&soon, 100, &told(OwnerCheck::Live), &config), Decision::WaitUntil(110));
     let over = Decision::MarkReleasing { release_at: 130, reason: "OwnerGone" };

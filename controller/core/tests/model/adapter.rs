@@ -22,7 +22,7 @@ use crate::state::{self, ADDRESSES, Change, Due, Kind, Life, Object, PODS, Secon
 
 /// The time at which everything is asked.
 const NOW: i64 = 1_000_000;
-const CONFIG: Config = Config { cool_down: 30, orphan_timeout: 900, block_grace: 300 };
+const CONFIG: Config = Config { cool_down: 30, orphan_timeout: 900, block_grace: 300, owner_check: 60 };
 /// Has all blocks, so that they never change: every address is borrowed from it.
 const BLOCK_NODE: &str = "elsewhere";
 const NAMESPACE: &str = "shop";

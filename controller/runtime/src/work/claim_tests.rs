@@ -49,7 +49,7 @@ fn work(answers: Vec<(u16, Value)>) -> (Arc<Work>, Asked) {
         ipam.reset_pods(Vec::new());
         ipam.restored().expect("every kind was listed")
     };
-    (Work::new(shared, writer, events, metrics, restored), asked)
+    (Work::new(shared, writer, events, metrics, restored, Duration::from_secs(60)), asked)
 }
 
 /// The address, kept for an owner, as of this version.

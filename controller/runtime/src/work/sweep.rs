@@ -21,8 +21,6 @@ use crate::write::{Seen, WriteError};
 
 /// Everything is looked at again after this time, whatever the events said.
 const FULL_SWEEP: Duration = Duration::from_secs(300);
-/// How often contradictions are looked for.
-const AUDIT: Duration = Duration::from_secs(60);
 /// How many contradictions one look shows: the others come with the next ones.
 const SHOWN_AT_ONCE: usize = 100;
 
@@ -35,7 +33,7 @@ impl Work {
                 self.drop_lost_nodes().await;
                 self.thin_out().await;
                 self.show(self.contradictions()).await;
-                Outcome::Again(AUDIT)
+                Outcome::Again(self.audit)
             }
         }
     }
