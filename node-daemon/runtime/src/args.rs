@@ -4,7 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use braid_types::duration::{SECOND, YEAR, between};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runtimes wait for an ADD no longer than this.
+const LONGEST_ADD: Duration = Duration::from_secs(240);
+/// Each ADD takes that much longer.
+const LONGEST_DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 
 /// Braid's agent: connects the pods of one node to their Networks.
 #[derive(Debug, Parser)]
@@ -70,15 +76,20 @@ pub(crate) struct RunArgs {
     /// A kubeconfig to use instead of the service account.
     #[arg(long)]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// How often, in seconds (`60` or `60s`), everything in the kernel is compared even when nothing changed.
-    #[arg(long, default_value = "60s", value_parser = seconds)]
+    // What each time breaks when it is shorter, or longer, is told in docs/times.md.
+    /// How often everything in the kernel is compared even when nothing changed.
+    #[arg(long, env = "BRAID_RESYNC", default_value = "60s", value_parser = between(SECOND, YEAR))]
     pub(crate) resync: Duration,
     /// How long an ADD waits for the pod's addresses before it tells the runtime to try again.
-    #[arg(long, default_value = "30s", value_parser = seconds)]
+    #[arg(long, env = "BRAID_ADD_DEADLINE", default_value = "30s", value_parser = between(SECOND, LONGEST_ADD))]
     pub(crate) add_deadline: Duration,
-    /// How long, in milliseconds (`150` or `150ms`), an ADD in an untagged VLAN waits for somebody who has the pod's address
-    /// already. 0: nobody is asked.
-    #[arg(long, default_value = "150ms", value_parser = milliseconds)]
+    /// How long an ADD in an untagged VLAN waits for somebody who has the pod's address already. 0: nobody is asked.
+    #[arg(
+        long,
+        env = "BRAID_DUPLICATE_WAIT",
+        default_value = "150ms",
+        value_parser = between(Duration::ZERO, LONGEST_DUPLICATE_WAIT)
+    )]
     pub(crate) duplicate_wait: Duration,
     #[command(flatten)]
     pub(crate) cni: CniDirs,
@@ -116,29 +127,13 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| format!("`{text}` is no address; use `:9431` or `127.0.0.1:9431`"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let parse = |t: &str| t.parse::<u64>().ok().filter(|n| *n > 0);
-    let secs = match (text.strip_suffix('s'), text.strip_suffix('m')) {
-        (Some(n), _) => parse(n),
-        (_, Some(n)) => parse(n).and_then(|n| n.checked_mul(60)),
-        (None, None) => parse(text),
-    };
-    secs.map(Duration::from_secs)
-        .ok_or_else(|| format!("`{text}` is no time span; use whole seconds or minutes, `60s` or `2m`"))
-}
-
-fn milliseconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix("ms").unwrap_or(text).parse();
-    let millis = number.ok().filter(|n| *n <= 5000).map(Duration::from_millis);
-    millis.ok_or_else(|| {
-        format!("`{text}` is no time span up to 5000 milliseconds; use `150ms`, or `0` for none")
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::any::TypeId;
+
+    use clap::{Arg, CommandFactory};
+
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -165,12 +160,63 @@ mod tests {
         assert!(matches!(cli.command, Command::Uninstall(UninstallArgs { stay: true, .. })));
     }
 
+    fn times() -> Vec<Arg> {
+        let is_time = |arg: &&Arg| arg.get_value_parser().type_id() == TypeId::of::<Duration>();
+        let command = Cli::command();
+        let all = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        all.filter(is_time).cloned().collect()
+    }
+
     #[test]
-    fn time_spans() {
-        assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
-        assert_eq!(seconds("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "0", "-1", "1h", "s", "1.5s"] {
-            assert!(seconds(bad).is_err(), "{bad}");
+    fn times_that_cannot_work_are_refused_with_a_sentence() {
+        let run = |given: &str| {
+            let cli = Cli::try_parse_from(["braid-node", "run", "--node-name=n1", given])
+                .map_err(|e| e.to_string())?;
+            let Command::Run(run) = cli.command else { panic!("not run: {:?}", cli.command) };
+            Ok::<_, String>(run)
+        };
+        for (given, what) in [
+            ("--resync=0", "write at least `1s`"),
+            ("--resync=60", "write `60s`"),
+            ("--add-deadline=500ms", "write at least `1s`"),
+            ("--add-deadline=5m", "write at most `4m`"),
+            ("--duplicate-wait=150", "`150ms` for milliseconds"),
+            ("--duplicate-wait=6s", "write at most `5s`"),
+        ] {
+            let sentence = run(given).unwrap_err();
+            let flag = given.split('=').next().unwrap();
+            assert!(sentence.contains(flag) && sentence.contains(what), "{sentence}");
         }
+        assert_eq!(run("--duplicate-wait=0").unwrap().duplicate_wait, Duration::ZERO);
+        assert_eq!(run("--resync=1h").unwrap().resync, Duration::from_secs(3600), "as long as was asked for");
+    }
+
+    /// A person finds every time in docs/times.md as it is, and its key in the manifest.
+    #[test]
+    fn times_are_listed() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+        let (document, manifest) = (read("docs/times.md"), read("config/node/daemonset.yaml"));
+        let section = document.split("\n## ").find(|text| text.starts_with("Agent\n")).unwrap();
+        let mut rows = 0;
+        for arg in times() {
+            let (flag, env) = (arg.get_long().unwrap(), arg.get_env().unwrap().to_str().unwrap());
+            let default = arg.get_default_values()[0].to_str().unwrap();
+            let start = format!("| `--{flag}` | `{env}` | ");
+            let end = format!(" | {default} | ");
+            let row = section.lines().find_map(|line| line.strip_prefix(&start)).expect(flag);
+            let key = row.split(" |").next().unwrap();
+            assert!(row.strip_prefix(key).unwrap().starts_with(&end), "default of --{flag}: {row}");
+            if key != "-" {
+                let key = key.trim_matches('`');
+                let source =
+                    format!("{{configMapKeyRef: {{name: braid-config, key: {key}, optional: true}}}}");
+                let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+                let at = lines.iter().position(|line| *line == format!("- name: {env}")).expect(env);
+                assert_eq!(lines[at + 1], format!("valueFrom: {source}"), "{env}");
+            }
+            rows += 1;
+        }
+        assert_eq!(section.lines().filter(|line| line.starts_with("| `--")).count(), rows, "a flag is gone");
     }
 }

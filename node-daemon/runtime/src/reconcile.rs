@@ -35,6 +35,8 @@ use crate::{sweep, view};
 const COALESCE: Duration = Duration::from_millis(50);
 /// How often it is looked whether the node still answers for its pods in underlays.
 const PROXY_LOOK: Duration = Duration::from_secs(2);
+/// How often the loop shows that it is alive while it waits.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// Times that a plan may turn out to be outdated before pods have to wait for the next one.
 const OPTIMISM: u32 = 3;
 /// How long a node that was never ready waits for Networks that wait for the controller. Longer, and one full
@@ -160,7 +162,7 @@ impl<P: Plumbing> Loop<P> {
                 () = self.store.kernel_dirty() => Cause::Change,
                 () = self.shared.drift.notified() => Cause::Drift,
                 () = self.proxy_lost() => Cause::Drift,
-                () = tokio::time::sleep(wait) => Cause::Resync,
+                () = self.rest(wait) => Cause::Resync,
             };
             if cause != Cause::Resync {
                 tokio::time::sleep(COALESCE).await;
@@ -169,6 +171,20 @@ impl<P: Plumbing> Loop<P> {
             if self.store.kernel_changes() != known {
                 cause = Cause::Change;
             }
+        }
+    }
+
+    /// Sleeps, and shows meanwhile that the loop is alive, however long that is.
+    async fn rest(&self, wait: Duration) {
+        let showing = async {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                self.health.alive();
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = showing => {}
         }
     }
 

@@ -137,6 +137,23 @@ async fn the_loop_repairs_what_the_kernel_tells_of() {
     assert_eq!(plumbing.devices.lock().len(), 1, "stopping changes nothing");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_compares_rarely_is_alive() {
+    let dir = tempfile::tempdir().unwrap();
+    let l = Loop { resync: Duration::from_secs(3600), ..new(dir.path()) };
+    let (health, mut reports) = (l.health.clone(), l.reports.subscribe());
+    let stop = CancellationToken::new();
+    let proof = braid_informer::Informers::default().in_sync().await;
+    let running = tokio::spawn(l.run(proof, stop.clone()));
+    reports.wait_for(Option::is_some).await.unwrap();
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(health.is_alive());
+    }
+    stop.cancel();
+    running.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_pod_whose_entry_cannot_be_read_keeps_its_device() {
     for name in ["c1:eth0".to_owned(), format!("{}~0:eth0", "x".repeat(150))] {

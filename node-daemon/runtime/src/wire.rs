@@ -28,8 +28,8 @@ use crate::release::{Releaser, TornDown};
 use crate::store::Store;
 use crate::{client, conflist, sweep, watches};
 
-/// How often the loop has to show that it is alive, whatever was asked for.
-const LONGEST_RESYNC: Duration = Duration::from_secs(120);
+/// How often it is looked whether the CNI configuration is there, and fits the plugins that are installed.
+const CONFLIST_LOOK: Duration = Duration::from_secs(30);
 /// How long requests may go on after the agent was told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
@@ -120,7 +120,7 @@ async fn serve(args: &RunArgs, client: Client, base: &Base) -> anyhow::Result<()
         metrics: metrics.clone(),
         health: health.clone(),
         reports,
-        resync: args.resync.min(LONGEST_RESYNC),
+        resync: args.resync,
     };
     let publisher = Publisher {
         client: client.clone(),
@@ -212,7 +212,7 @@ async fn write_conflist_when_ready(
             Err(error) => error!(%error, "no CNI configuration"),
         }
         // Somebody may remove the file, or install or replace a chained plugin.
-        tokio::time::sleep(LONGEST_RESYNC / 4).await;
+        tokio::time::sleep(CONFLIST_LOOK).await;
     }
 }
 
