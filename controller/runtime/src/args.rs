@@ -116,6 +116,10 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::any::TypeId;
+
+    use clap::{Arg, CommandFactory};
+
     use super::*;
 
     #[test]
@@ -127,9 +131,62 @@ mod tests {
 
     #[test]
     fn the_flags_are_consistent() {
-        use clap::CommandFactory;
         Args::command().debug_assert();
         let args = Args::try_parse_from(["braid-controller"]).unwrap();
         assert!(args.lease_duration > args.renew_deadline && args.renew_deadline > args.retry_period);
+    }
+
+    fn times() -> Vec<Arg> {
+        let is_time = |arg: &&Arg| arg.get_value_parser().type_id() == TypeId::of::<Duration>();
+        Args::command().get_arguments().filter(is_time).cloned().collect()
+    }
+
+    #[test]
+    fn times_that_cannot_work_are_refused_with_a_sentence() {
+        let said = |flag: &str, value: &str| {
+            let given = format!("--{flag}={value}");
+            Args::try_parse_from(["braid-controller", &given]).unwrap_err().to_string()
+        };
+        for arg in times() {
+            let flag = arg.get_long().unwrap();
+            for (value, what) in
+                [("0s", "write at least `"), ("60", "write `60s`"), ("9000h", "write at most `")]
+            {
+                let sentence = said(flag, value);
+                assert!(sentence.contains(&format!("--{flag}")) && sentence.contains(what), "{sentence}");
+            }
+        }
+        for flag in ["owner-check", "audit"] {
+            assert!(said(flag, "601s").contains("`601s` is too long; write at most `10m`"), "{flag}");
+        }
+    }
+
+    /// A person finds every time in docs/times.md as it is, and its key in the manifest.
+    #[test]
+    fn times_are_listed() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+        let (document, manifest) = (read("docs/times.md"), read("config/controller/deployment.yaml"));
+        let section = document.split("\n## ").find(|text| text.starts_with("Controller\n")).unwrap();
+        let mut rows = 0;
+        for arg in times() {
+            let (flag, env) = (arg.get_long().unwrap(), arg.get_env().unwrap().to_str().unwrap());
+            let default = arg.get_default_values()[0].to_str().unwrap();
+            let start = format!("| `--{flag}` | `{env}` | ");
+            let end = format!(" | {default} | ");
+            let row = section.lines().find_map(|line| line.strip_prefix(&start)).expect(flag);
+            let key = row.split(" |").next().unwrap();
+            assert!(row.strip_prefix(key).unwrap().starts_with(&end), "default of --{flag}: {row}");
+            if key != "-" {
+                let key = key.trim_matches('`');
+                let source =
+                    format!("{{configMapKeyRef: {{name: braid-config, key: {key}, optional: true}}}}");
+                let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+                let at = lines.iter().position(|line| *line == format!("- name: {env}")).expect(env);
+                assert_eq!(lines[at + 1], format!("valueFrom: {source}"), "{env}");
+            }
+            rows += 1;
+        }
+        assert_eq!(section.lines().filter(|line| line.starts_with("| `--")).count(), rows, "a flag is gone");
     }
 }

@@ -320,3 +320,30 @@ impl Probes {
 fn gauge(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_core_gets_the_times_of_the_flags() {
+        let args = |flags: &[&str]| Args::parse_from(["braid-controller"].iter().chain(flags));
+        assert_eq!(config(&args(&[])), Config::default());
+        let given = ["--cool-down=1500ms", "--orphan-timeout=1h", "--block-grace=1m", "--owner-check=5s"];
+        let expected = Config { cool_down: 2, orphan_timeout: 3600, block_grace: 60, owner_check: 5 };
+        assert_eq!(config(&args(&given)), expected, "and never shorter than asked for");
+    }
+
+    #[test]
+    fn an_old_leaders_last_write_is_over_before_the_next_leads() {
+        let timing = |lease, renew| {
+            let flags = [format!("--lease-duration={lease}"), format!("--renew-deadline={renew}")];
+            timing(&Args::parse_from(["braid-controller".to_owned()].into_iter().chain(flags)))
+        };
+        assert!(timing("15s", "10s").is_ok());
+        let error = timing("14s", "10s").unwrap_err().to_string();
+        assert!(error.contains("--lease-duration 14s") && error.ends_with("write more than 14s"), "{error}");
+    }
+}
