@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
@@ -203,4 +204,41 @@ fn nothing_unfinished_is_committed() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// What a constant is set to: `Duration::from_secs(60)`, or a number of seconds.
+fn time_of(source: &str, name: &str) -> Option<Duration> {
+    let (start, typed) = (format!("const {name}: "), source.lines().map(str::trim));
+    let value =
+        typed.filter_map(|l| l.split_once(&start)?.1.split_once(" = ")).map(|(_, value)| value).next()?;
+    let digits = |text: &str| text.trim_end_matches([';', ')']).replace('_', "").parse::<u64>().ok();
+    match value.rsplit_once("Duration::from_") {
+        Some((_, call)) => match call.split_once('(')? {
+            ("secs", n) => digits(n).map(Duration::from_secs),
+            ("millis", n) => digits(n).map(Duration::from_millis),
+            _ => None,
+        },
+        None => digits(value).map(Duration::from_secs),
+    }
+}
+
+/// Flags are held against docs/times.md by the programs that have them.
+#[test]
+fn fixed_times_are_what_the_document_says() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let document = std::fs::read_to_string(root.join("docs/times.md")).expect("docs/times.md");
+    let (_, fixed) = document.split_once("\n## Fixed in the code\n").expect("a section of fixed times");
+    let mut wrong = Vec::new();
+    let rows: Vec<&str> = fixed.lines().filter(|line| line.starts_with("| `")).collect();
+    for row in &rows {
+        let cells: Vec<&str> = row.split(" | ").map(|cell| cell.trim_matches(['|', '`', ' '])).collect();
+        let (name, file, value) = (cells[0], cells[1], cells[2]);
+        let source = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        let (said, set) = (braid_types::duration::parse(value).ok(), time_of(&source, name));
+        if cells.len() != 6 || set.is_none() || said != set {
+            wrong.push(format!("{name} of {file} is {set:?}, not {value}"));
+        }
+    }
+    assert!(rows.len() > 30, "the tables were not found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
