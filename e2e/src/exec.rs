@@ -71,12 +71,19 @@ pub(crate) fn checked(what: &str, output: &Output) -> Result<String> {
     Err(anyhow!("'{what}' failed ({}): {said}", output.status))
 }
 
-/// Calls `probe` until it returns something or `limit` has passed.
+/// The first pause between two looks at something that is waited for.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// Pauses double until they are this long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Calls `probe` until it returns something or `limit` has passed. What may be there at once is looked for soon again,
+/// what takes long does not cost much.
 ///
 /// # Errors
 /// The last error of `probe`, or a sentence that names `what` when there was none.
 pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
+    let mut pause = SHORTEST_PAUSE;
     loop {
         let last = match probe() {
             Ok(Some(value)) => return Ok(value),
@@ -89,7 +96,8 @@ pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Res
                 None => Err(anyhow!("{what}: not within {} s", limit.as_secs())),
             };
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(pause);
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
