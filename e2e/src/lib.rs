@@ -6,6 +6,7 @@
 
 pub mod cert_manager;
 mod cgroup;
+mod client;
 mod cluster;
 mod components;
 pub mod daemons;

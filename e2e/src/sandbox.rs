@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::client::{Client, Query, condition};
 use crate::cluster::{self, Cluster};
-use crate::exec::{checked, describe, eventually, for_all, output, run, run_with_input};
+use crate::exec::{checked, for_all, output, run, run_with_input};
 use crate::inspect;
 use crate::network;
 use crate::options::Options;
@@ -147,13 +148,40 @@ impl Sandbox {
         run(self.cluster.kubectl().args(arguments))
     }
 
-    /// Runs kubectl with `-o json` and returns the object.
+    /// What kubectl prints for these arguments with `-o json`. A `get` is answered by a client in this process, everything
+    /// else by kubectl. A single object that is not there is null with `--ignore-not-found`.
     ///
     /// # Errors
-    /// When it fails or does not print JSON.
+    /// When it fails, in kubectl's words, or no JSON is printed.
     pub fn kubectl_json(&self, arguments: &[&str]) -> Result<Value> {
+        if let Some(query) = Query::parse(arguments) {
+            return self.client()?.get(&query).with_context(|| format!("kubectl {}", arguments.join(" ")));
+        }
         let text = run(self.cluster.kubectl().args(arguments).args(["-o", "json"]))?;
         serde_json::from_str(&text).context("kubectl did not print JSON")
+    }
+
+    /// Looks at what [`Sandbox::kubectl_json`] returns for a `get`, at first and whenever it has changed, until `look`
+    /// returns something. An error of `look`, or of the API server, is no end: the next state may be better. Changes
+    /// come from a watch where the call is about one object or all of one kind.
+    ///
+    /// # Errors
+    /// When nothing is returned within `limit`: the last error, or what was seen last; `what` names the wish.
+    pub fn await_state<T>(
+        &self,
+        what: &str,
+        arguments: &[&str],
+        limit: Duration,
+        look: impl FnMut(&Value) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let query = Query::parse(arguments);
+        let query =
+            query.with_context(|| format!("no state to wait for: kubectl {}", arguments.join(" ")))?;
+        self.client()?.await_state(what, &query, limit, look)
+    }
+
+    fn client(&self) -> Result<std::sync::Arc<Client>> {
+        Client::of(self.name(), &self.kubeconfig())
     }
 
     /// Applies manifests, YAML or JSON.
@@ -220,7 +248,8 @@ impl Sandbox {
         checked(&format!("{} in pod {namespace}/{pod}", argv.join(" ")), &output)
     }
 
-    /// Waits until a condition of an object holds: `await_condition("default", "pod/a", "Ready", limit)`.
+    /// Waits until a condition of an object holds: `await_condition("default", "pod/a", "Ready", limit)`. The object need
+    /// not be there yet.
     ///
     /// # Errors
     /// When it does not within `limit`, with the object's description.
@@ -231,15 +260,13 @@ impl Sandbox {
         condition: &str,
         limit: Duration,
     ) -> Result<()> {
-        let (name, timeout) =
-            (format!("--for=condition={condition}"), format!("--timeout={}s", limit.as_secs()));
-        let mut wait = self.cluster.kubectl();
-        wait.args(["-n", namespace, "wait", &name, &timeout, object]);
-        let what = describe(&wait);
-        checked(&what, &output(&mut wait)?).map(drop).map_err(|error| {
-            let description = self.kubectl(&["-n", namespace, "describe", object]).unwrap_or_default();
-            error.context(format!("{object} is not {condition}\n{description}"))
-        })
+        let get = ["-n", namespace, "get", object];
+        let what = format!("condition {condition} of {object}");
+        self.await_state(&what, &get, limit, |found| Ok(condition::holds(found, condition).then_some(())))
+            .with_context(|| {
+                let description = self.kubectl(&["-n", namespace, "describe", object]).unwrap_or_default();
+                format!("{object} is not {condition}\n{description}")
+            })
     }
 
     /// The addresses of a pod, once it has been given as many as the cluster has families.
@@ -253,8 +280,8 @@ impl Sandbox {
         limit: Duration,
     ) -> Result<Vec<std::net::IpAddr>> {
         let wanted = self.cluster.options.families().len();
-        eventually(&format!("addresses of pod {namespace}/{pod}"), limit, || {
-            let object = self.kubectl_json(&["-n", namespace, "get", "pod", pod])?;
+        let get = ["-n", namespace, "get", "pod", pod];
+        self.await_state(&format!("addresses of pod {namespace}/{pod}"), &get, limit, |object| {
             let list = object["status"]["podIPs"].as_array().cloned().unwrap_or_default();
             let addresses: Vec<_> = list
                 .iter()
