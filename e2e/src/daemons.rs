@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use crate::exec::eventually;
 use crate::stage::{PATIENCE, Stage, items, text};
 
 /// One of Braid's programs on one node.
@@ -40,27 +40,37 @@ impl Program {
     }
 }
 
+/// The label of a program's pods.
+fn label_of(program: Program) -> String {
+    format!("app.kubernetes.io/name={}", program.name())
+}
+
+/// The programs in a list of their pods, without those on their way out.
+fn alive(pods: &Value) -> Vec<Daemon> {
+    let pods = items(&pods["items"]);
+    let alive = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    alive
+        .map(|pod| {
+            let container = &pod["status"]["containerStatuses"][0];
+            Daemon {
+                pod: text(&pod["metadata"]["name"]),
+                node: text(&pod["spec"]["nodeName"]),
+                container: text(&container["containerID"]),
+                ready: container["ready"] == true,
+            }
+        })
+        .collect()
+}
+
 impl Stage {
     /// Where a program runs.
     ///
     /// # Errors
     /// When the API server does not answer.
     pub fn daemons(&self, program: Program) -> Result<Vec<Daemon>> {
-        let label = format!("app.kubernetes.io/name={}", program.name());
+        let label = label_of(program);
         let pods = self.sandbox().kubectl_json(&["-n", "braid-system", "get", "pods", "-l", &label])?;
-        let alive =
-            items(&pods["items"]).into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        Ok(alive
-            .map(|pod| {
-                let container = &pod["status"]["containerStatuses"][0];
-                Daemon {
-                    pod: text(&pod["metadata"]["name"]),
-                    node: text(&pod["spec"]["nodeName"]),
-                    container: text(&container["containerID"]),
-                    ready: container["ready"] == true,
-                }
-            })
-            .collect())
+        Ok(alive(&pods))
     }
 
     /// The agent of a node.
@@ -102,8 +112,11 @@ impl Stage {
     /// # Errors
     /// When it is not within the deadline.
     pub fn await_new_agent(&self, before: &Daemon) -> Result<()> {
-        eventually(&format!("a new agent on {}", before.node), PATIENCE, || {
-            let now = self.agent(&before.node)?;
+        let label = label_of(Program::Agent);
+        let get = ["-n", "braid-system", "get", "pods", "-l", &label];
+        self.sandbox().await_state(&format!("a new agent on {}", before.node), &get, PATIENCE, |pods| {
+            let now = alive(pods).into_iter().find(|agent| agent.node == before.node);
+            let now = now.with_context(|| format!("no agent on {}", before.node))?;
             Ok((now.ready && now.container != before.container).then_some(()))
         })
     }
@@ -126,9 +139,9 @@ impl Stage {
     pub fn scale_controllers(&self, replicas: u32) -> Result<()> {
         let to = format!("--replicas={replicas}");
         self.sandbox().kubectl(&["-n", "braid-system", "scale", "deployment/braid-controller", &to])?;
-        let label = "app.kubernetes.io/name=braid-controller";
-        eventually(&format!("{replicas} controllers"), PATIENCE, || {
-            let pods = self.sandbox().kubectl_json(&["-n", "braid-system", "get", "pods", "-l", label])?;
+        let label = label_of(Program::Controller);
+        let get = ["-n", "braid-system", "get", "pods", "-l", &label];
+        self.sandbox().await_state(&format!("{replicas} controllers"), &get, PATIENCE, |pods| {
             let pods = items(&pods["items"]);
             let ready =
                 pods.iter().filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true).count();

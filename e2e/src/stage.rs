@@ -240,8 +240,8 @@ impl Stage {
     /// # Errors
     /// When it has not within the deadline.
     pub fn await_reason(&self, object: &str, status: &str, reason: &str) -> Result<String> {
-        eventually(&format!("{object} with Ready={status}, reason {reason}"), PATIENCE, || {
-            let found = self.sandbox.kubectl_json(&["get", object])?;
+        let what = format!("{object} with Ready={status}, reason {reason}");
+        self.sandbox.await_state(&what, &["get", object], PATIENCE, |found| {
             let conditions = items(&found["status"]["conditions"]);
             let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
             let fits = ready.filter(|ready| ready["status"] == status && ready["reason"] == reason);
@@ -255,11 +255,12 @@ impl Stage {
     /// When there is none within the deadline.
     pub fn await_event(&self, pod: &str, reason: &str) -> Result<String> {
         let selector = format!("--field-selector=involvedObject.name={pod},reason={reason}");
-        eventually(&format!("event {reason} on pod {pod}"), PATIENCE, || {
-            let events = self.kubectl_json(&["get", "events", &selector])?;
-            Ok(items(&events["items"]).first().map(|event| text(&event["message"])))
-        })
-        .with_context(|| self.kubectl(&["describe", "pod", pod]).unwrap_or_default())
+        let get = ["-n", &self.name, "get", "events", &selector];
+        let told =
+            self.sandbox.await_state(&format!("event {reason} on pod {pod}"), &get, PATIENCE, |events| {
+                Ok(items(&events["items"]).first().map(|event| text(&event["message"])))
+            });
+        told.with_context(|| self.kubectl(&["describe", "pod", pod]).unwrap_or_default())
     }
 
     /// Removes everything of this test: its namespace, then its Subnets and Networks.

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::exec::eventually;
 use crate::layout::Family;
 use crate::stage::{PATIENCE, Stage, items, text};
 
@@ -304,11 +303,8 @@ impl Stage {
     /// When the API server does not answer.
     pub fn instance(&self, address: IpAddr) -> Result<Option<Value>> {
         let name = instance_name(address);
-        let found = self.sandbox().kubectl(&["get", "ipi", &name, "--ignore-not-found", "-o", "json"])?;
-        if found.trim().is_empty() {
-            return Ok(None);
-        }
-        serde_json::from_str(&found).context("kubectl did not print JSON").map(Some)
+        let found = self.sandbox().kubectl_json(&["get", "ipi", &name, "--ignore-not-found"])?;
+        Ok((!found.is_null()).then_some(found))
     }
 
     /// Waits until none of the addresses is claimed any more.
@@ -317,13 +313,15 @@ impl Stage {
     /// When one still is after the deadline.
     pub fn await_free(&self, addresses: &[IpAddr]) -> Result<()> {
         for address in addresses {
-            eventually(&format!("{address} to be free"), PATIENCE, || {
-                Ok(self.instance(*address)?.is_none().then_some(()))
-            })
-            .with_context(|| {
-                let name = instance_name(*address);
-                self.sandbox().kubectl(&["get", "ipi", &name, "-o", "yaml"]).unwrap_or_default()
-            })?;
+            let name = instance_name(*address);
+            let get = ["get", "ipi", &name, "--ignore-not-found"];
+            self.sandbox()
+                .await_state(&format!("{address} to be free"), &get, PATIENCE, |instance| {
+                    Ok(instance.is_null().then_some(()))
+                })
+                .with_context(|| {
+                    self.sandbox().kubectl(&["get", "ipi", &name, "-o", "yaml"]).unwrap_or_default()
+                })?;
         }
         Ok(())
     }
