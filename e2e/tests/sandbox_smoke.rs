@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use braid_e2e::{BundleOnFailure, ComponentState, Options, Sandbox, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -104,6 +105,57 @@ fn services(sandbox: &Sandbox, webs: &[Web]) -> Result<()> {
     let version = ["curl", "-sSk", "-m", "5", "https://10.96.0.1/version"];
     ensure!(sandbox.pod_exec("default", &webs[1].name, &version)?.contains("v1.34.4"));
     Ok(())
+}
+
+/// Tests read through a client of their own: it must say what kubectl prints, in every form that tests use.
+fn the_client_reads_as_kubectl_does(sandbox: &Sandbox) -> Result<()> {
+    for form in [
+        "get namespace kube-system",
+        "get ns/kube-system",
+        "get clusterroles,crd",
+        "get clusterroles -l kubernetes.io/bootstrapping=rbac-defaults",
+        "-n kube-system get configmaps",
+        "get cm -A",
+        "get svc kubernetes --show-managed-fields",
+        "get svc,sa kubernetes default --ignore-not-found",
+        "get endpointslices.discovery.k8s.io kubernetes",
+        "get namespaces --field-selector=metadata.name=default",
+    ] {
+        let words: Vec<&str> = form.split_whitespace().collect();
+        let printed = sandbox.kubectl(&[&words[..], &["-o", "json"]].concat())?;
+        let printed: Value = serde_json::from_str(&printed).context("kubectl did not print JSON")?;
+        let read = sandbox.kubectl_json(&words)?;
+        ensure!(read == printed, "'kubectl {form}' printed\n{printed:#}\nand the client read\n{read:#}");
+    }
+    for words in [&["get", "pod", "nothing"][..], &["get", "deployment/nothing"], &["get", "nonsense"]] {
+        let printed = sandbox.kubectl_output(words)?;
+        let printed = String::from_utf8_lossy(&printed.stderr).into_owned();
+        let said = sandbox.kubectl_json(words).err().context("something was found")?;
+        ensure!(
+            format!("{said:#}").ends_with(printed.trim()),
+            "kubectl said {printed} and the client {said:#}"
+        );
+    }
+    ensure!(sandbox.kubectl_json(&["get", "pod", "nothing", "--ignore-not-found"])?.is_null());
+    Ok(())
+}
+
+/// A wait begins before there is anything to wait for, and goes on when the API server dies meanwhile.
+fn a_wait_outlives_the_api_server(sandbox: &Sandbox) -> Result<()> {
+    let await_seen = |what: &str, seen: bool| {
+        let get = ["get", "configmap", "awaited", "--ignore-not-found"];
+        sandbox.await_state(what, &get, LIMIT, |found| Ok((found.is_null() != seen).then_some(())))
+    };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| await_seen("a ConfigMap", true));
+        sandbox.kubectl(&["create", "configmap", "awaited"])?;
+        waiting.join().map_err(|_| anyhow!("the wait ended by a panic"))??;
+        let waiting = scope.spawn(|| await_seen("no ConfigMap", false));
+        sandbox.kill("apiserver")?;
+        let delete = ["delete", "configmap", "awaited", "--ignore-not-found"];
+        eventually("the API server to be back", LIMIT, || sandbox.kubectl(&delete).map(Some))?;
+        waiting.join().map_err(|_| anyhow!("the wait ended by a panic"))?
+    })
 }
 
 fn restarts(sandbox: &Sandbox) -> BTreeMap<String, u32> {
@@ -248,11 +300,13 @@ fn a_cluster_with_the_reference_plugins_works_and_leaves_nothing() -> Result<()>
     let keeper = BundleOnFailure::new(&sandbox, "sandbox_smoke");
     let outcome = (|| -> Result<()> {
         let webs = start_workload(&sandbox)?;
+        the_client_reads_as_kubectl_does(&sandbox)?;
         reachability(&sandbox, &webs)?;
         services(&sandbox, &webs)?;
         outage(&sandbox, &webs)?;
         partitions(&sandbox, &webs)?;
         recovery(&sandbox)?;
+        a_wait_outlives_the_api_server(&sandbox)?;
         power_cycle(&sandbox)?;
         let bundle = tempfile::tempdir()?;
         let file = bundle.path().join("bundle.tar.gz");
