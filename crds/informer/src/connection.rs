@@ -8,6 +8,11 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 
 use crate::informers::WATCH_SECONDS;
 
+/// What programs that use a connection log unless somebody says otherwise, in the notation of `tracing_subscriber`'s
+/// `EnvFilter`. The client reports every failed request by itself, as an error, and so does everybody who made the request and
+/// knows whether it matters.
+pub const LOG_FILTER: &str = "info,kube_client::client::builder=off";
+
 /// Why nobody knows how to reach the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {

@@ -32,7 +32,7 @@ mod informers;
 mod task;
 
 pub use backoff::Backoff;
-pub use connection::{ConnectionError, connection};
+pub use connection::{ConnectionError, LOG_FILTER, connection};
 pub use event::{Event, Handler, Undecodable};
 pub use guarded::Guarded;
 pub use health::WatchHealth;

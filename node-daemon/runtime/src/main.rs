@@ -27,16 +27,13 @@ mod view;
 mod watches;
 mod wire;
 
+use braid_informer::LOG_FILTER;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Cli, Command, LogFormat};
-
-/// What is logged unless `BRAID_LOG` says otherwise. The client reports every failed connection by itself, and
-/// so does everybody who made the request.
-const FILTER: &str = "info,kube_client::client::builder=off";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -52,7 +49,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn log_as(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("BRAID_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let filter = EnvFilter::try_from_env("BRAID_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry.with(tracing_subscriber::fmt::layer().with_ansi(false)).init(),
