@@ -30,4 +30,6 @@ fi
 cargo fetch -q --locked
 "$deny" --offline --log-level error check licenses bans sources
 
+e2e/deps.sh save
+
 step 'lint done'

@@ -25,3 +25,5 @@ if [ "${#missing[@]}" -gt 0 ]; then
     { tail -n 20 "$log" >&2; die "apt-get could not install ${missing[*]}; its last lines are above."; }
   rm -f "$log"
 fi
+
+"$(dirname "$0")/deps.sh" restore
