@@ -5,8 +5,9 @@ SHELL := /bin/bash
 export CARGO_TERM_COLOR ?= auto
 NAME ?= braid
 NODES ?= 3
+export SUITE KEEP
 
-.PHONY: help demo test up down images lint bench crds docs prerequisites
+.PHONY: help demo test soak up down images lint bench crds docs prerequisites
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -14,8 +15,11 @@ help: ## list the targets
 demo: prerequisites ## bring up a three-node cluster on Braid and show it at work
 	@e2e/demo.sh
 
-test: prerequisites ## run every test: unit, kernel (in namespaces), end to end (in a sandbox cluster)
+test: prerequisites ## run every test: unit, kernel (in namespaces), end to end (in sandbox clusters); SUITE='flat drift' runs some
 	@e2e/test.sh
+
+soak: prerequisites images ## what takes long: ten minutes of churn and the 15 minutes of a silent node, with all times as shipped
+	@e2e/soak.sh
 
 up: prerequisites images ## bring up a sandbox cluster with Braid (NAME=, NODES=)
 	@e2e/sandbox up --name $(NAME) --nodes $(NODES)

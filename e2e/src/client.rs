@@ -204,13 +204,16 @@ impl Client {
         if !query.can_be_watched() {
             return crate::exec::eventually(what, limit, || look(&self.get(query)?));
         }
+        let _wait = crate::exec::Wait::start(what);
         let deadline = Instant::now() + limit;
         let (states, changes) = mpsc::channel();
         let task = runtime()?.spawn(Arc::clone(self).follow(query.clone(), states));
         let mut last = None;
         let result = loop {
-            let state = match changes.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(state) => state,
+            let left = deadline.saturating_duration_since(Instant::now());
+            let state = match changes.recv_timeout(left) {
+                // Only the newest state counts, and none after the deadline but the one at hand.
+                Ok(state) => changes.try_iter().last().unwrap_or(state),
                 Err(RecvTimeoutError::Timeout) => break Err(in_vain(what, limit, last)),
                 Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the client ended by a panic")),
             };
@@ -220,6 +223,7 @@ impl Client {
             });
             match outcome {
                 Ok(Ok(value)) => break Ok(value),
+                _ if left.is_zero() => break Err(in_vain(what, limit, last)),
                 Ok(Err(state)) => last = Some(Ok(state)),
                 Err(error) => last = Some(Err(error)),
             }

@@ -1,12 +1,16 @@
 //! Bringing a cluster up and taking it down.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::components::{ConfigFile, Plan, Programs};
 use crate::exec::{
@@ -174,10 +178,8 @@ pub(crate) fn up(name: &str, dir: &Path, options: &Options) -> Result<Cluster> {
     registry::check_name(name)?;
     options.validate()?;
     let progress = Progress::start();
-    parts::install_packages(options.runtime, &progress)?;
-    let programs = parts::programs()?;
-    let images = own_images::archive(options.dns).context("cannot make the sandbox's own images")?;
-    let braid = repository().join("target/images/braid.tar");
+    let (programs, images) = prepare(options, &progress)?;
+    let braid = braid_image();
     ensure!(
         options.no_braid || braid.exists(),
         "{} does not exist: run 'make images' first, or use --no-braid",
@@ -200,6 +202,21 @@ pub(crate) fn up(name: &str, dir: &Path, options: &Options) -> Result<Cluster> {
         remove_everything(&cluster.layout)?;
     }
     create(cluster, &progress, &images, &braid)
+}
+
+/// What the machine needs for any cluster: packages, programs and images. Several clusters may come up at once, and apt-get
+/// refuses to run beside itself.
+fn prepare(options: &Options, progress: &Progress) -> Result<(Programs, PathBuf)> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    parts::install_packages(options.runtime, progress)?;
+    let images = own_images::archive(options.dns).context("cannot make the sandbox's own images")?;
+    Ok((parts::programs()?, images))
+}
+
+/// The image of this source, as `make images` leaves it.
+fn braid_image() -> PathBuf {
+    repository().join("target/images/braid.tar")
 }
 
 impl Cluster {
@@ -360,11 +377,54 @@ fn start_stopped(cluster: &Cluster) -> Result<()> {
 /// Installs Braid as its users do.
 fn install_braid(cluster: &Cluster, progress: &Progress, braid: &Path) -> Result<()> {
     for_all(&cluster.nodes, |node| cluster.load(node, braid))?;
+    fs::write(image_stamp(cluster), digest_of(braid)?).context("cannot note which image is loaded")?;
+    if !cluster.options.settings.is_empty() {
+        configure_braid(cluster)?;
+    }
     let manifests = repository().join("config/default");
     let mut apply = cluster.kubectl();
     run(apply.args(["apply", "--server-side", "-k"]).arg(&manifests)).context("cannot install Braid")?;
     progress.step("Braid's image loaded and its manifests applied");
     Ok(())
+}
+
+/// What the cluster was asked to set differently, where Braid's programs look for it when they start.
+fn configure_braid(cluster: &Cluster) -> Result<()> {
+    let data: BTreeMap<_, _> = cluster.options.settings.iter().cloned().collect();
+    let meta = json!({"name": "braid-config", "namespace": "braid-system"});
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "braid-system"}}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}),
+    ];
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let mut apply = cluster.kubectl();
+    apply.args(["apply", "--server-side", "-f", "-"]);
+    run_with_input(&mut apply, list.as_bytes()).context("cannot configure Braid").map(drop)
+}
+
+fn image_stamp(cluster: &Cluster) -> PathBuf {
+    cluster.layout.dir.join("loaded-image")
+}
+
+fn digest_of(file: &Path) -> Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Has Braid's programs run from the image that lies there now. A cluster may be older than the image: then tests would pass
+/// or fail for yesterday's programs.
+pub(crate) fn refresh_image(cluster: &Cluster) -> Result<()> {
+    let archive = braid_image();
+    let (digest, stamp) = (digest_of(&archive)?, image_stamp(cluster));
+    if fs::read_to_string(&stamp).is_ok_and(|known| known == digest) {
+        return Ok(());
+    }
+    for_all(&cluster.nodes, |node| cluster.load(node, &archive))?;
+    for object in ["deployment/braid-controller", "daemonset/braid-node"] {
+        run(cluster.kubectl().args(["-n", "braid-system", "rollout", "restart", object]))?;
+        await_rollout(cluster, "braid-system", object)?;
+    }
+    fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 fn await_braid(cluster: &Cluster) -> Result<()> {

@@ -101,6 +101,7 @@ impl Stage {
     /// # Errors
     /// When it does not run there.
     pub fn kill_daemon(&self, program: Program, node: &str) -> Result<()> {
+        self.must_be_alone();
         let daemons = self.daemons(program)?;
         let here = daemons.iter().find(|daemon| daemon.node == node);
         let pid = self.pid(here.with_context(|| format!("no {} on {node}", program.name()))?)?;
@@ -137,6 +138,7 @@ impl Stage {
     /// # Errors
     /// When they are not within the deadline.
     pub fn scale_controllers(&self, replicas: u32) -> Result<()> {
+        self.must_be_alone();
         let to = format!("--replicas={replicas}");
         self.sandbox().kubectl(&["-n", "braid-system", "scale", "deployment/braid-controller", &to])?;
         let label = label_of(Program::Controller);

@@ -1,5 +1,7 @@
 //! Running other programs, waiting with a deadline, and telling the person how far things are.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -71,6 +73,43 @@ pub(crate) fn checked(what: &str, output: &Output) -> Result<String> {
     Err(anyhow!("'{what}' failed ({}): {said}", output.status))
 }
 
+thread_local! {
+    /// What this thread has waited for, and how long in all.
+    static WAITS: RefCell<BTreeMap<String, Duration>> = RefCell::default();
+}
+
+/// A wait of this thread; it is counted when this is dropped.
+pub(crate) struct Wait {
+    what: String,
+    began: Instant,
+}
+
+impl Wait {
+    pub(crate) fn start(what: &str) -> Self {
+        Self { what: what.to_owned(), began: Instant::now() }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        WAITS.with_borrow_mut(|waits| {
+            *waits.entry(std::mem::take(&mut self.what)).or_default() += self.began.elapsed();
+        });
+    }
+}
+
+/// What this thread has waited for longest. Waits within waits count as both.
+pub(crate) fn longest_wait() -> Option<(String, Duration)> {
+    WAITS.with_borrow(|waits| {
+        waits.iter().max_by_key(|(_, time)| **time).map(|(what, time)| (what.clone(), *time))
+    })
+}
+
+/// Begins anew, for the next test on this thread.
+pub(crate) fn forget_waits() {
+    WAITS.with_borrow_mut(BTreeMap::clear);
+}
+
 /// The first pause between two looks at something that is waited for.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// Pauses double until they are this long.
@@ -82,6 +121,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// The last error of `probe`, or a sentence that names `what` when there was none.
 pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let _wait = Wait::start(what);
     let deadline = Instant::now() + limit;
     let mut pause = SHORTEST_PAUSE;
     loop {

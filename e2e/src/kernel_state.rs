@@ -129,6 +129,15 @@ impl KernelState {
         told
     }
 
+    #[cfg(test)]
+    pub(crate) fn from_lines(lines: &[(&str, &str)]) -> Self {
+        let mut state = Self::default();
+        for (noun, line) in lines {
+            state.nouns.entry((*noun).to_owned()).or_default().insert((*line).to_owned());
+        }
+        state
+    }
+
     /// Number of lines in all.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -249,18 +258,10 @@ fn forget(value: &mut Value) {
 mod tests {
     use super::*;
 
-    fn state(lines: &[(&str, &str)]) -> KernelState {
-        let mut state = KernelState::default();
-        for (noun, line) in lines {
-            state.nouns.entry((*noun).to_owned()).or_default().insert((*line).to_owned());
-        }
-        state
-    }
-
     #[test]
     fn differences_are_told_in_both_directions() {
-        let is = state(&[("rule4", "a"), ("fdb", "x")]);
-        let should = state(&[("rule4", "b"), ("fdb", "x")]);
+        let is = KernelState::from_lines(&[("rule4", "a"), ("fdb", "x")]);
+        let should = KernelState::from_lines(&[("rule4", "b"), ("fdb", "x")]);
         assert_eq!(is.difference(&should), "missing rule4: b\nextra rule4: a\n");
         assert_eq!(is.difference(&is), "");
     }

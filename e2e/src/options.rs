@@ -51,9 +51,19 @@ pub struct Options {
     #[arg(long)]
     #[serde(default)]
     pub dns: bool,
+    /// An entry of Braid's ConfigMap, key=value, such as coolDown=3s (docs/times.md); may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
     /// Use the reference CNI plugins (ptp and host-local) and do not install Braid
     #[arg(long)]
     pub no_braid: bool,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty());
+    let (key, value) = parts.ok_or_else(|| format!("`{text}` is not key=value, such as coolDown=3s"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Default for Options {
@@ -65,6 +75,7 @@ impl Default for Options {
             kube_proxy: KubeProxy::Iptables,
             runtime: Runtime::Containerd2,
             dns: false,
+            settings: Vec::new(),
             no_braid: false,
         }
     }
@@ -98,6 +109,14 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_is_a_key_and_a_value() {
+        assert_eq!(setting("coolDown=3s"), Ok(("coolDown".to_owned(), "3s".to_owned())));
+        for bad in ["coolDown", "=3s", "coolDown="] {
+            assert!(setting(bad).unwrap_err().contains("key=value"), "{bad}");
+        }
+    }
 
     #[test]
     fn shapes_without_room_are_refused_by_name_of_the_option() {

@@ -1,7 +1,9 @@
 //! A cluster as tests see it: what a person does with `e2e/sandbox` and kubectl, as methods.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -298,6 +300,25 @@ impl Sandbox {
     /// When a runtime refuses it.
     pub fn load(&self, archive: &Path) -> Result<()> {
         for_all(&self.cluster.nodes, |node| self.cluster.load(node, archive))
+    }
+
+    /// Has Braid's programs run from the image in `target/images`, where the cluster has an older one.
+    ///
+    /// # Errors
+    /// When the image cannot be loaded, or the programs do not come up with it.
+    pub fn refresh_image(&self) -> Result<()> {
+        cluster::refresh_image(&self.cluster)
+    }
+
+    /// A number below `count` for the files of this cluster: the next one at each call, and after the last the first again.
+    pub(crate) fn next_number(&self, count: u32) -> Result<u32> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.cluster.layout.dir.join("next-number");
+        let last = fs::read_to_string(&file).ok().and_then(|text| text.parse::<u32>().ok());
+        let next = last.map_or(0, |last| (last + 1) % count);
+        fs::write(&file, next.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(next)
     }
 
     /// Ends a component with SIGKILL; it comes back as after any crash. For a node's name: the node loses power and is

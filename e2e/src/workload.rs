@@ -49,7 +49,7 @@ impl PodPlan {
         self
     }
 
-    /// With an annotation.
+    /// With an annotation, in which addresses are read as [`Stage::own`] does.
     #[must_use]
     pub fn annotated(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
@@ -120,7 +120,9 @@ impl PodPlan {
         self
     }
 
-    fn manifest(&self, namespace: &str) -> Value {
+    fn manifest(&self, stage: &Stage) -> Value {
+        let annotations: BTreeMap<&String, String> =
+            self.annotations.iter().map(|(key, value)| (key, stage.own(value))).collect();
         let mut container = json!({"name": "main", "image": self.image, "imagePullPolicy": "Never"});
         if !self.command.is_empty() {
             container["command"] = json!(self.command);
@@ -149,9 +151,9 @@ impl PodPlan {
             "kind": "Pod",
             "metadata": {
                 "name": self.name,
-                "namespace": namespace,
+                "namespace": stage.namespace(),
                 "labels": self.labels,
-                "annotations": self.annotations,
+                "annotations": annotations,
                 "ownerReferences": self.owners,
             },
             "spec": spec,
@@ -218,7 +220,7 @@ pub fn bracketed(address: IpAddr) -> String {
     }
 }
 
-/// The template of a workload's pods: the test image under the label `app`, with annotations.
+/// The template of a workload's pods: the test image under the label `app`, with annotations as they are.
 #[must_use]
 pub fn template(app: &str, annotations: &Value) -> Value {
     json!({
@@ -247,7 +249,7 @@ impl Stage {
     /// # Errors
     /// When the API server refuses one.
     pub fn create(&self, plans: &[PodPlan]) -> Result<()> {
-        let manifests: Vec<Value> = plans.iter().map(|plan| plan.manifest(self.namespace())).collect();
+        let manifests: Vec<Value> = plans.iter().map(|plan| plan.manifest(self)).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": manifests});
         self.sandbox().apply(&list.to_string()).map(drop)
     }
@@ -277,7 +279,9 @@ impl Stage {
     /// # Errors
     /// When there is none.
     pub fn pod(&self, name: &str) -> Result<Pod> {
-        Ok(Pod::read(&self.kubectl_json(&["get", "pod", name])?))
+        let pod = Pod::read(&self.kubectl_json(&["get", "pod", name])?);
+        self.has_seen(&pod.addresses);
+        Ok(pod)
     }
 
     /// Deletes pods and waits until they are gone.

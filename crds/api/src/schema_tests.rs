@@ -1,4 +1,4 @@
-//! The tables of objects against the rules, evaluated here; `e2e/tests/api_objects.rs` asks a real API server.
+//! The tables of objects against the rules, evaluated here; `e2e/tests/promises/api_objects.rs` asks a real API server.
 
 use std::collections::BTreeMap;
 use std::path::Path;

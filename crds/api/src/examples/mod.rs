@@ -1,7 +1,7 @@
 //! Tables of good and bad objects.
 //!
 //! The same tables run against the rules here, in a unit test, and against a real API server in
-//! `e2e/tests/api_objects.rs`.
+//! `e2e/tests/promises/api_objects.rs`.
 
 mod address;
 mod network;

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, items, quiet, text};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan, bracketed, family_of};
 use braid_e2e::{Family, eventually};
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ fn pod_mtu(stage: &Stage, pod: &Pod) -> Result<u32> {
 
 #[test]
 fn all_pairs_of_pods_small_and_large() {
-    staged("reachability_pods", |stage| {
+    quiet("reachability_pods", |stage| {
         let pods = servers(stage, None)?;
         for pod in &pods {
             ensure!(pod.addresses.len() == 2, "{} has {:?}", pod.name, pod.addresses);
@@ -92,7 +92,7 @@ fn all_pairs_of_pods_small_and_large() {
 
 #[test]
 fn nodes_and_pods() {
-    staged("reachability_nodes", |stage| {
+    quiet("reachability_nodes", |stage| {
         let pods = servers(stage, None)?;
         let script = ping_script(&all_addresses(&pods), "");
         let mut nodes = Vec::new();
@@ -108,7 +108,7 @@ fn nodes_and_pods() {
 
 #[test]
 fn services_from_pods_and_nodes_and_host_ports() {
-    staged("reachability_services", |stage| {
+    quiet("reachability_services", |stage| {
         let pods = servers(stage, None)?;
         let service = json!({
             "apiVersion": "v1",
@@ -198,25 +198,25 @@ const WORLD: [&str; 2] = ["198.51.100.1", "2001:db8:198::1"];
 
 #[test]
 fn the_world_with_and_without_nat() {
-    staged("reachability_world", |stage| {
+    quiet("reachability_world", |stage| {
         let _mirror = Mirror::start(stage)?;
-        let plain = ["10.66.0.0/24", "fd00:66::/112"];
-        stage.overlay("bare", 66, &plain, &Value::Null, &json!({"natOutgoing": false}))?;
+        let plain = ["10.x.0.0/24", "fd00:x::/112"];
+        stage.overlay("bare", stage.vni(0), &plain, &Value::Null, &json!({"natOutgoing": false}))?;
         let node = &stage.nodes()[1];
         let pods = stage
             .start(&[PodPlan::new("hidden").on(node), PodPlan::new("open").on(node).in_network("bare")])?;
         let node_addresses = node_addresses(stage, node)?;
-        for (world, prefix) in WORLD.iter().zip(plain) {
+        for (world, prefix) in WORLD.iter().zip(plain.map(|prefix| stage.own(prefix))) {
             let world: IpAddr = world.parse()?;
             let family = family_of(world);
             let of_node = node_addresses.iter().find(|a| family_of(**a) == family).context("no address")?;
             let seen = Mirror::seen_from(stage, &pods[0], world)?;
             ensure!(seen == *of_node, "with natOutgoing the world sees {seen}, not the node's {of_node}");
             // The answer to a pod's own address needs a way back that the router does not have by itself.
-            let way_back = ["ip", "route", "replace", prefix, "via", &of_node.to_string()];
+            let way_back = ["ip", "route", "replace", &prefix, "via", &of_node.to_string()];
             stage.sandbox().netns_exec("router", &way_back)?;
             let seen = Mirror::seen_from(stage, &pods[1], world);
-            stage.sandbox().netns_exec("router", &["ip", "route", "del", prefix])?;
+            stage.sandbox().netns_exec("router", &["ip", "route", "del", &prefix])?;
             let own = pods[1].address(family)?;
             ensure!(seen? == own, "without natOutgoing the world does not see the pod's own {own}");
         }

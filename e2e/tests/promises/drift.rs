@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use braid_e2e::kernel_state::KernelState;
-use braid_e2e::stage::{Stage, staged, text};
+use braid_e2e::stage::{Stage, alone, text};
 use braid_e2e::workload::{Pod, PodPlan};
 use serde_json::Value;
 
@@ -237,7 +237,7 @@ fn talk(stage: &Stage, pods: &[Pod]) -> Result<()> {
 
 #[test]
 fn every_single_thing_comes_back() {
-    staged("drift", |stage| {
+    alone("drift", |stage| {
         let node = stage.nodes()[1].clone();
         let pods = two_pods(stage, &node)?;
         talk(stage, &pods)?;
@@ -329,7 +329,7 @@ fn foreign(stage: &Stage, node: &str) -> Result<String> {
 
 #[test]
 fn what_only_looks_alike_is_left_alone() {
-    staged("drift_foreign", |stage| {
+    alone("drift_foreign", |stage| {
         let node = stage.nodes()[2].clone();
         let exec = |script: &str| stage.sandbox().node_exec(&node, &["sh", "-ec", script]);
         let pods = two_pods(stage, &node)?;

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{LEAD_LOST, PATIENCE, Stage, alone, items, quiet, text};
 use braid_e2e::workload::{Pod, PodPlan, instance_name, template};
 use braid_e2e::{Sandbox, eventually};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn delete_set(stage: &Stage, name: &str) -> Result<()> {
 
 #[test]
 fn a_stateful_set_keeps_its_addresses_by_ordinal() {
-    staged("retention_set", |stage| {
+    quiet("retention_set", |stage| {
         apply(stage, &stateful_set(stage, "db", 2, &json!({})))?;
         let (zero, one) = (await_made(stage, "db-0")?, await_made(stage, "db-1")?);
         ensure!(zero.addresses.len() == 2 && one.addresses.len() == 2, "{zero:?} {one:?}");
@@ -90,11 +90,10 @@ fn a_stateful_set_keeps_its_addresses_by_ordinal() {
         }
 
         // Deleted, and made again on another node.
-        stage.sandbox().kubectl(&["cordon", &zero.node])?;
-        let moved =
-            stage.kubectl(&["delete", "pod", "db-0", "--wait=false"]).and_then(|_| successor(stage, &zero));
-        stage.sandbox().kubectl(&["uncordon", &zero.node])?;
-        let moved = moved?;
+        let moved = stage.while_cordoned(&zero.node, || {
+            stage.kubectl(&["delete", "pod", "db-0", "--wait=false"])?;
+            successor(stage, &zero)
+        })?;
         ensure!(
             moved.addresses == zero.addresses,
             "db-0 had {:?}, now {:?}",
@@ -136,7 +135,7 @@ fn a_stateful_set_keeps_its_addresses_by_ordinal() {
 
 #[test]
 fn owners_decide_whether_and_for_how_long() {
-    staged("retention_choice", |stage| {
+    quiet("retention_choice", |stage| {
         // A StatefulSet that does not want to keep, and a bare pod that does, for a while.
         apply(stage, &stateful_set(stage, "cache", 1, &json!({"braid.network/ip-retain": "false"})))?;
         let keeping = |ttl: &str| {
@@ -176,7 +175,7 @@ fn owners_decide_whether_and_for_how_long() {
 
 #[test]
 fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
-    staged("retention_pinned", |stage| {
+    alone("retention_pinned", |stage| {
         let namespace = stage.namespace().to_owned();
         // From Git, before the owner exists: the name is the address.
         let pinned: IpAddr = "10.244.77.7".parse()?;
@@ -260,20 +259,11 @@ fn a_reservation_waits_for_its_owner_and_a_backup_for_its_workloads() {
 
 #[test]
 fn a_pod_forced_off_a_silent_node_does_not_share_its_address() {
-    staged("retention_trap", |stage| {
+    alone("retention_trap", |stage| {
         let nodes = stage.nodes();
         let (lost, others) = (&nodes[2], &nodes[..2]);
-        // To the node that will fall silent, and only there.
-        for node in others {
-            stage.sandbox().kubectl(&["cordon", node])?;
-        }
-        let first =
-            apply(stage, &stateful_set(stage, "db", 1, &json!({}))).and_then(|()| await_made(stage, "db-0"));
-        for node in others {
-            stage.sandbox().kubectl(&["uncordon", node])?;
-        }
-        let first = first?;
-        ensure!(&first.node == lost, "{first:?}");
+        let first = on_node_alone(stage, lost, others)?;
+        stage.provokes_error(LEAD_LOST);
         let outcome = forced_off(stage, lost, others, &first);
         for node in others {
             stage.sandbox().heal(lost, node)?;
@@ -286,6 +276,53 @@ fn a_pod_forced_off_a_silent_node_does_not_share_its_address() {
         delete_set(stage, "db")?;
         await_free(stage, &first.addresses)
     });
+}
+
+/// As it is shipped.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+#[test]
+fn soak_a_silent_node_loses_the_address_after_the_orphan_timeout() {
+    alone("retention_orphan", |stage| {
+        let nodes = stage.nodes();
+        let (lost, others) = (&nodes[2], &nodes[..2]);
+        let first = on_node_alone(stage, lost, others)?;
+        stage.provokes_error(LEAD_LOST);
+        let begin = Instant::now();
+        let outcome = forced_off(stage, lost, others, &first).and_then(|()| {
+            eventually("the successor's address", ORPHAN_PATIENCE, || {
+                let pod = stage.pod("db-0")?;
+                Ok((pod.addresses == first.addresses).then_some(()))
+            })
+        });
+        let elapsed = begin.elapsed();
+        for node in others {
+            stage.sandbox().heal(lost, node)?;
+        }
+        stage.sandbox().kubectl(&["uncordon", lost])?;
+        outcome?;
+        // The one time that is itself the promise.
+        ensure!(elapsed >= ORPHAN_TIMEOUT, "the address changed hands after {elapsed:?}");
+        let second = stage.await_pod("db-0")?;
+        delete_set(stage, "db")?;
+        await_free(stage, &second.addresses)
+    });
+}
+
+/// `db-0` of a StatefulSet, on the node `lost`, which will fall silent.
+fn on_node_alone(stage: &Stage, lost: &str, others: &[String]) -> Result<Pod> {
+    for node in others {
+        stage.sandbox().kubectl(&["cordon", node])?;
+    }
+    let first =
+        apply(stage, &stateful_set(stage, "db", 1, &json!({}))).and_then(|()| await_made(stage, "db-0"));
+    for node in others {
+        stage.sandbox().kubectl(&["uncordon", node])?;
+    }
+    let first = first?;
+    ensure!(first.node == lost, "{first:?}");
+    Ok(first)
 }
 
 fn forced_off(stage: &Stage, lost: &str, others: &[String], first: &Pod) -> Result<()> {

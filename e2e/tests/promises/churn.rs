@@ -14,7 +14,7 @@ use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
 use braid_e2e::ledger::real_addresses;
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{PATIENCE, Stage, items, staged};
+use braid_e2e::stage::{LEAD_LOST, PATIENCE, Stage, alone, items};
 use braid_e2e::workload::{Pod, PodPlan, template};
 use serde_json::json;
 
@@ -290,7 +290,9 @@ fn waves(stage: &Stage, seed: u64, lasting: Duration) -> Result<Vec<String>> {
 
 #[test]
 fn nothing_is_lost_doubled_or_left_behind() {
-    staged("churn", |stage| {
+    alone("churn", |stage| {
+        stage.changes_the_installation();
+        stage.provokes_error(LEAD_LOST);
         let seed = seed()?;
         eprintln!("seed {seed}; the same again: BRAID_E2E_SEED={seed}");
         // Fresh pods have no restarts behind them that the kubelet would hold against them.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use braid_e2e::stage::apart;
 use braid_e2e::{BundleOnFailure, ComponentState, Options, Sandbox, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -292,7 +293,11 @@ fn links() -> Result<String> {
 }
 
 #[test]
-fn a_cluster_with_the_reference_plugins_works_and_leaves_nothing() -> Result<()> {
+fn a_cluster_with_the_reference_plugins_works_and_leaves_nothing() {
+    apart("sandbox_smoke", works_and_leaves_nothing);
+}
+
+fn works_and_leaves_nothing() -> Result<()> {
     let name = "smoke";
     Sandbox::down(name)?;
     let options = Options { nodes: 3, racks: 2, no_braid: true, ..Options::default() };
@@ -339,7 +344,11 @@ fn interrupt_up(name: &str) -> Result<()> {
 }
 
 #[test]
-fn a_cluster_that_was_killed_is_cleaned_up_by_the_next_one() -> Result<()> {
+fn a_cluster_that_was_killed_is_cleaned_up_by_the_next_one() {
+    apart("sandbox_killed", is_cleaned_up);
+}
+
+fn is_cleaned_up() -> Result<()> {
     let name = "killed";
     Sandbox::down(name)?;
     let options = Options { nodes: 1, no_braid: true, ..Options::default() };
@@ -374,7 +383,11 @@ fn a_cluster_that_was_killed_is_cleaned_up_by_the_next_one() -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_with_a_request_is_said_in_one_sentence() -> Result<()> {
+fn what_is_wrong_with_a_request_is_said_in_one_sentence() {
+    apart("sandbox_requests", says_what_is_wrong);
+}
+
+fn says_what_is_wrong() -> Result<()> {
     let program = env!("CARGO_BIN_EXE_sandbox");
     let cases: [(&[&str], &str); 5] = [
         (&["up", "--vm"], "--vm is not available"),

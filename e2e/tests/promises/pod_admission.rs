@@ -7,7 +7,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, alone, quiet, says};
 use braid_e2e::webhook::{
     CONFIGURATIONS, INJECT, SECRET, annotate, answers, await_other, await_served, await_trust, back_to_own,
     not_let_in, replicas, secret, system, trusted, under_calls,
@@ -27,6 +27,11 @@ fn not_accepted(stage: &Stage, object: &Value) -> Result<String> {
 
 /// Annotations of a pod, and what is said about them.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
+/// [`Stage::own`] of each part of a sentence.
+fn owned(stage: &Stage, parts: &[&str]) -> Vec<String> {
+    parts.iter().map(|part| stage.own(part)).collect()
+}
 
 /// Runs `body` with a label on `members` that no other node has, and cleans up in the order that pods need.
 fn with_members(
@@ -48,11 +53,11 @@ fn with_members(
 
 #[test]
 fn a_pod_goes_to_the_nodes_of_its_network() {
-    staged("pod_admission_nodes", |stage| {
+    quiet("pod_admission_nodes", |stage| {
         let nodes = stage.nodes();
         let (member, outside) = (nodes[1].as_str(), nodes[2].as_str());
         with_members(stage, "e2e.braid.network/kennel", &[member], |members| {
-            stage.overlay("kennel", 91, &["10.91.0.0/24", "fd00:91::/112"], members, &Value::Null)?;
+            stage.overlay("kennel", stage.vni(0), &["10.x.0.0/24", "fd00:x::/112"], members, &Value::Null)?;
             // Without affinity of their own, the scheduler would spread them over all nodes.
             let names: Vec<String> = (0..6).map(|n| format!("dog-{n}")).collect();
             let plans: Vec<PodPlan> =
@@ -72,7 +77,10 @@ fn a_pod_goes_to_the_nodes_of_its_network() {
             ensure!(affinity.to_string().contains("e2e.braid.network/kennel"), "{rehearsed}");
             let stray = stage.start(&[PodPlan::new("stray")])?.remove(0);
             ensure!(stray.node == member, "{stray:?}");
-            ensure!(stray.addresses.iter().any(|a| a.to_string().starts_with("10.91.0.")), "{stray:?}");
+            ensure!(
+                stray.addresses.iter().any(|a| a.to_string().starts_with(&stage.own("10.x.0."))),
+                "{stray:?}"
+            );
 
             // Who names the node is warned on the way in and refused there, with or without the webhook.
             let sentence = format!("node {outside} is no member of Network kennel");
@@ -96,60 +104,58 @@ fn a_pod_goes_to_the_nodes_of_its_network() {
 
 #[test]
 fn what_cannot_work_is_refused_and_what_may_is_warned_of() {
-    staged("pod_admission_sentences", |stage| {
+    quiet("pod_admission_sentences", |stage| {
         let guests = json!({"allowedNamespaces": {"matchLabels": {"guest": "yes"}}});
-        stage.overlay("members-only", 92, &["10.92.0.0/24"], &guests, &Value::Null)?;
+        stage.overlay("members-only", stage.vni(0), &["10.x.1.0/24"], &guests, &Value::Null)?;
         stage.overlay(
             "plain",
-            93,
-            &["10.93.0.0/24"],
+            stage.vni(1),
+            &["10.x.0.0/24"],
             &Value::Null,
-            &json!({"excludedIPs": ["10.93.0.9"]}),
+            &json!({"excludedIPs": ["10.x.0.9"]}),
         )?;
         let refused: [Case<'_>; 9] = [
             (&[("ip-family", "IPv5")], &["braid.network/ip-family", "IPv5", "PreferDualStack"]),
-            (&[("ips", "10.93.0.300")], &["braid.network/ips", "10.93.0.300"]),
-            (
-                &[("ips", "10.93.0.7/24")],
-                &["braid.network/ips", "10.93.0.7 for this address", "10.93.0.0/24"],
-            ),
+            (&[("ips", "10.x.0.300")], &["braid.network/ips", "10.x.0.300"]),
+            (&[("ips", "10.x.0.7/24")], &["braid.network/ips", "10.x.0.7 for this address", "10.x.0.0/24"]),
             (&[("networks", "[{}]")], &["braid.network/networks", "JSON list"]),
             (&[("network", "members-only")], &["members-only", "allowedNamespaces"]),
             (&[("network", "plain"), ("subnet", "overlay-v4")], &["overlay-v4", "overlay", "plain"]),
-            (&[("ips", "10.93.0.9")], &["10.93.0.9", "plain-0", "excluded"]),
-            (&[("network", "plain"), ("ips", "10.94.0.1")], &["10.94.0.1", "in no Subnet of Network plain"]),
-            (&[("ips", "10.93.0.7"), ("ip-family", "IPv6")], &["10.93.0.7", "IPv4", "ip-family"]),
+            (&[("ips", "10.x.0.9")], &["10.x.0.9", "plain-0", "excluded"]),
+            (&[("network", "plain"), ("ips", "10.x.2.1")], &["10.x.2.1", "in no Subnet of Network plain"]),
+            (&[("ips", "10.x.0.7"), ("ip-family", "IPv6")], &["10.x.0.7", "IPv4", "ip-family"]),
         ];
         for (annotations, parts) in refused {
-            says(&not_let_in(stage, annotations)?, parts)?;
+            says(&not_let_in(stage, annotations)?, &owned(stage, parts))?;
         }
         // The same in earnest, as a user does it.
         let plan = PodPlan::new("earnest").annotated("braid.network/ip-family", "IPv5");
         let error = stage.create(&[plan]).err().context("let in")?;
         says(&format!("{error:#}"), &["pods.braid.network", "braid.network/ip-family"])?;
 
-        let taken = stage.start(&[PodPlan::new("holder").annotated("braid.network/ips", "10.93.0.20")])?;
+        let taken = stage.start(&[PodPlan::new("holder").annotated("braid.network/ips", "10.x.0.20")])?;
         let warned: [Case<'_>; 5] = [
             (&[("ip-retain-ttl", "1h")], &["braid.network/ip-retain-ttl", "does nothing", "ip-retain"]),
             (&[("netwrok", "plain")], &["braid.network/netwrok", "not known"]),
             (&[("network", "to-come")], &["Network to-come does not exist"]),
             (&[("subnet", "to-come")], &["Subnet to-come does not exist"]),
-            (&[("ips", "10.93.0.20")], &["10.93.0.20", "holder", &taken[0].node]),
+            (&[("ips", "10.x.0.20")], &["10.x.0.20", "holder", &taken[0].node]),
         ];
         for (annotations, parts) in warned {
             let (_, said) = stage.rehearse(annotations)?;
             says(&said, &["Warning: "])?;
-            says(&said, parts)?;
+            says(&said, &owned(stage, parts))?;
         }
         // A namespace comes in whatever it says.
         let namespaces: [(&str, &[&str]); 4] = [
             ("braid.network/netwrok=plain", &["Warning: ", "braid.network/netwrok", "not known"]),
-            ("braid.network/ips=10.93.0.20", &["Warning: ", "braid.network/ips", "counts on pods only"]),
+            ("braid.network/ips=10.x.0.20", &["Warning: ", "braid.network/ips", "counts on pods only"]),
             ("braid.network/ip-family=IPv5", &["Warning: ", "IPv5", "pods of this namespace are refused"]),
             ("braid.network/network=plain", &[]),
         ];
         for (annotation, parts) in namespaces {
-            let words = ["annotate", "namespace", stage.namespace(), "--dry-run=server", annotation];
+            let annotation = stage.own(annotation);
+            let words = ["annotate", "namespace", stage.namespace(), "--dry-run=server", &annotation];
             let output = stage.sandbox().kubectl_output(&words)?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(output.status.success() && (said.contains("Warning") || parts.is_empty()), "{said}");
@@ -171,7 +177,7 @@ fn workload(stage: &Stage, kind: &str, name: &str, spec: &Value, ips: &str) -> V
         "spec": {
             "selector": {"matchLabels": labels},
             "template": {
-                "metadata": {"labels": labels, "annotations": {"braid.network/ips": ips}},
+                "metadata": {"labels": labels, "annotations": {"braid.network/ips": stage.own(ips)}},
                 "spec": {"containers": [{"name": "main", "image": "none", "imagePullPolicy": "Never"}]},
             },
         },
@@ -184,11 +190,17 @@ fn workload(stage: &Stage, kind: &str, name: &str, spec: &Value, ips: &str) -> V
 
 #[test]
 fn a_workload_with_too_few_addresses_is_refused_with_the_number() {
-    staged("pod_admission_workloads", |stage| {
-        stage.overlay("pooled", 94, &["10.94.0.0/24", "fd00:94::/112"], &Value::Null, &Value::Null)?;
+    quiet("pod_admission_workloads", |stage| {
+        stage.overlay(
+            "pooled",
+            stage.vni(0),
+            &["10.x.0.0/24", "fd00:x::/112"],
+            &Value::Null,
+            &Value::Null,
+        )?;
         let deployment = |name: &str, spec: &Value, ips: &str| workload(stage, "Deployment", name, spec, ips);
         let set = |name: &str, spec: &Value, ips: &str| workload(stage, "StatefulSet", name, spec, ips);
-        let both = "10.94.0.10-10.94.0.12,fd00:94::10-fd00:94::11";
+        let both = "10.x.0.10-10.x.0.12,fd00:x::10-fd00:x::11";
         let too_few = [
             // A quarter of three, rounded up, is one more.
             (
@@ -202,18 +214,18 @@ fn a_workload_with_too_few_addresses_is_refused_with_the_number() {
                 ],
             ),
             (
-                deployment("single", &json!({"replicas": 2, "strategy": {"type": "Recreate"}}), "10.94.0.10"),
+                deployment("single", &json!({"replicas": 2, "strategy": {"type": "Recreate"}}), "10.x.0.10"),
                 vec!["1 is missing"],
             ),
             (
-                set("db", &json!({"replicas": 3, "serviceName": "db"}), "10.94.0.1;10.94.0.2"),
+                set("db", &json!({"replicas": 3, "serviceName": "db"}), "10.x.0.1;10.x.0.2"),
                 vec!["the last pod has ordinal 2", "1 is missing"],
             ),
             (
                 set(
                     "late",
                     &json!({"replicas": 2, "serviceName": "late", "ordinals": {"start": 2}}),
-                    "10.94.0.1;10.94.0.2",
+                    "10.x.0.1;10.x.0.2",
                 ),
                 vec!["the last pod has ordinal 3", "2 are missing"],
             ),
@@ -227,8 +239,8 @@ fn a_workload_with_too_few_addresses_is_refused_with_the_number() {
         let none =
             json!({"replicas": 3, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}});
         stage.declare(&[
-            deployment("enough", &none, "10.94.0.10-10.94.0.12,fd00:94::10-fd00:94::12"),
-            set("kept", &json!({"replicas": 2, "serviceName": "kept"}), "10.94.0.21;10.94.0.22"),
+            deployment("enough", &none, "10.x.0.10-10.x.0.12,fd00:x::10-fd00:x::12"),
+            set("kept", &json!({"replicas": 2, "serviceName": "kept"}), "10.x.0.21;10.x.0.22"),
         ])?;
         // A change that needs more than there is, and one that needs nothing.
         let grow = ["patch", "deployment", "enough", "--type=merge", "-p", "{\"spec\":{\"replicas\":5}}"];
@@ -240,17 +252,17 @@ fn a_workload_with_too_few_addresses_is_refused_with_the_number() {
 
 #[test]
 fn scaling_is_counted_like_a_change_of_the_workload() {
-    staged("pod_admission_scale", |stage| {
-        stage.overlay("scaled", 96, &["10.196.0.0/24"], &Value::Null, &Value::Null)?;
+    quiet("pod_admission_scale", |stage| {
+        stage.overlay("scaled", stage.vni(0), &["10.x.0.0/24"], &Value::Null, &Value::Null)?;
         let rolling =
             json!({"replicas": 1, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}});
         let numbered = json!({"replicas": 1, "serviceName": "list"});
         let mut plain = workload(stage, "Deployment", "plain", &json!({"replicas": 0}), "");
         plain["spec"]["template"]["metadata"]["annotations"] = json!({});
         stage.declare(&[
-            workload(stage, "Deployment", "pool", &rolling, "10.196.0.10-10.196.0.12"),
-            workload(stage, "StatefulSet", "list", &numbered, "10.196.0.21;10.196.0.22"),
-            workload(stage, "ReplicaSet", "bare", &json!({"replicas": 0}), "10.196.0.31"),
+            workload(stage, "Deployment", "pool", &rolling, "10.x.0.10-10.x.0.12"),
+            workload(stage, "StatefulSet", "list", &numbered, "10.x.0.21;10.x.0.22"),
+            workload(stage, "ReplicaSet", "bare", &json!({"replicas": 0}), "10.x.0.31"),
             plain,
         ])?;
         let too_many = [
@@ -292,7 +304,7 @@ fn expired() -> Result<(String, String)> {
 
 #[test]
 fn certificates_change_and_nobody_notices() {
-    staged("pod_admission_rotation", |stage| {
+    alone("pod_admission_rotation", |stage| {
         await_trust(stage)?;
         let first = secret(stage)?;
         system(stage, &["delete", "secret", SECRET])?;
@@ -424,7 +436,7 @@ fn manifests_fit(stage: &Stage) -> Result<()> {
 
 #[test]
 fn cert_manager_keeps_the_certificate_and_nobody_notices() {
-    staged("pod_admission_cert_manager", |stage| {
+    alone("pod_admission_cert_manager", |stage| {
         manifests_fit(stage)?;
         await_trust(stage)?;
         let outcome = under_calls(stage, || {
@@ -472,7 +484,7 @@ fn is_told(stage: &Stage, authority: &Authority) -> Result<bool> {
 
 #[test]
 fn a_webhook_that_waits_for_cert_manager_keeps_no_address_from_a_pod() {
-    staged("pod_admission_waiting", |stage| {
+    alone("pod_admission_waiting", |stage| {
         await_trust(stage)?;
         let outcome = wait_for_cert_manager(stage);
         outcome.and(back_to_own(stage))

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::probe::{Pings, ping_script};
-use braid_e2e::stage::{PATIENCE, Stage, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, alone, text};
 use braid_e2e::workload::{Pod, PodPlan, bracketed};
 use serde_json::{Value, json};
 
@@ -125,7 +125,7 @@ fn await_held(stage: &Stage, addresses: &[IpAddr], pod: &Pod, second: Option<(&s
 
 #[test]
 fn a_virtual_machine_keeps_its_addresses_and_takes_them_along() {
-    staged("virtual_machines", |stage| {
+    alone("virtual_machines", |stage| {
         let kubevirt = KubeVirt::install(stage)?;
         let nodes = stage.nodes();
         let vm = machine(stage, "vm")?;

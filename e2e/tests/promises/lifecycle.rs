@@ -8,7 +8,7 @@ use braid_e2e::daemons::Program;
 use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, alone, items, quiet, text};
 use braid_e2e::workload::{Pod, PodPlan};
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn instances(stage: &Stage, pod: &Pod) -> Result<Vec<Value>> {
 
 #[test]
 fn a_successor_of_the_same_name_gets_another_address() {
-    staged("lifecycle_successor", |stage| {
+    quiet("lifecycle_successor", |stage| {
         let node = &stage.nodes()[1];
         let plan = [PodPlan::new("twin").on(node)];
         let first = stage.start(&plan)?.remove(0);
@@ -65,7 +65,7 @@ fn sandbox_id(stage: &Stage, pod: &Pod) -> Result<String> {
 
 #[test]
 fn a_sandbox_made_anew_keeps_the_address() {
-    staged("lifecycle_sandbox", |stage| {
+    quiet("lifecycle_sandbox", |stage| {
         let nodes = stage.nodes();
         let pods =
             stage.start(&[PodPlan::new("lasting").on(&nodes[1]), PodPlan::new("peer").on(&nodes[0])])?;
@@ -98,7 +98,7 @@ fn a_sandbox_made_anew_keeps_the_address() {
 
 #[test]
 fn an_agent_that_dies_in_the_middle_of_an_add() {
-    staged("lifecycle_add", |stage| {
+    alone("lifecycle_add", |stage| {
         let node = stage.nodes()[1].clone();
         let mut pods = Vec::new();
         // The kubelet waits longer before each restart, so that more rounds would mostly be waiting.
@@ -134,7 +134,7 @@ fn an_agent_that_dies_in_the_middle_of_an_add() {
 
 #[test]
 fn finished_pods_give_their_addresses_back() {
-    staged("lifecycle_finished", |stage| {
+    quiet("lifecycle_finished", |stage| {
         let node = &stage.nodes()[2];
         let names = ["done", "broken"];
         stage.create(&[
@@ -159,7 +159,7 @@ fn finished_pods_give_their_addresses_back() {
 
 #[test]
 fn pods_that_end_while_no_controller_lives() {
-    staged("lifecycle_no_controller", |stage| {
+    alone("lifecycle_no_controller", |stage| {
         let nodes = stage.nodes();
         let pods = stage.start(&[PodPlan::new("one").on(&nodes[0]), PodPlan::new("two").on(&nodes[1])])?;
         stage.scale_controllers(0)?;
@@ -184,7 +184,7 @@ fn pods_that_end_while_no_controller_lives() {
 
 #[test]
 fn a_pod_deleted_by_force() {
-    staged("lifecycle_force", |stage| {
+    quiet("lifecycle_force", |stage| {
         let pod = stage.start(&[PodPlan::new("evicted").on(&stage.nodes()[1])])?.remove(0);
         stage.kubectl(&["delete", "pod", "evicted", "--force", "--grace-period=0", "--timeout=60s"])?;
         stage.await_free(&pod.addresses)?;
@@ -194,7 +194,7 @@ fn a_pod_deleted_by_force() {
 
 #[test]
 fn a_node_that_is_lost_for_good_and_comes_back() {
-    staged("lifecycle_node", |stage| {
+    alone("lifecycle_node", |stage| {
         let nodes = stage.nodes();
         let lost = nodes[2].clone();
         let pods = stage.start(&[PodPlan::new("gone").on(&lost), PodPlan::new("stays").on(&nodes[0])])?;

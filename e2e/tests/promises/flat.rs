@@ -10,16 +10,12 @@ use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::kernel_state::KernelState;
 use braid_e2e::probe::{Pings, ping_script};
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, alone, items, quiet, text};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan, bracketed, family_of, template};
 use serde_json::{Value, json};
 
 /// How long a repair may take. Lost proxies are looked for, as the kernel does not tell.
 const REPAIR: Duration = Duration::from_secs(10);
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
 
 /// The physical network of one rack with the Network `office` on it, whose router is the fabric's.
 struct Office<'a> {
@@ -32,7 +28,7 @@ struct Office<'a> {
 }
 
 /// The router's addresses in the prefixes of the Network.
-const ROUTER: [&str; 2] = ["10.88.0.1/24", "fd00:88::1/64"];
+const ROUTER: [&str; 2] = ["10.x.0.1/24", "fd00:x::1/64"];
 
 impl<'a> Office<'a> {
     fn open(stage: &'a Stage) -> Result<Self> {
@@ -51,7 +47,7 @@ impl<'a> Office<'a> {
         let office = Self { stage, device: rack.clone(), members, outsider };
         office.leave();
         for address in ROUTER {
-            office.router(&["ip", "addr", "add", address, "dev", &office.device, "nodad"])?;
+            office.router(&["ip", "addr", "add", &stage.own(address), "dev", &office.device, "nodad"])?;
         }
         // The router does not ask again by itself: what it knows of an address is what it was told.
         office.asks_again_after(600)?;
@@ -59,7 +55,7 @@ impl<'a> Office<'a> {
             let ranges = [range];
             json!({"network": "office", "cidr": cidr, "gateway": gateway, "ranges": ranges})
         };
-        let mut tiny = subnet("10.89.0.0/29", "10.89.0.1", "10.89.0.2-10.89.0.3");
+        let mut tiny = subnet("10.x.1.0/29", "10.x.1.1", "10.x.1.2-10.x.1.3");
         tiny["private"] = json!(true);
         let members = json!({"matchLabels": {"topology.kubernetes.io/zone": rack}});
         stage.declare(&[
@@ -68,16 +64,8 @@ impl<'a> Office<'a> {
                 "office",
                 &json!({"type": "VLAN", "vlan": {"id": 0}, "nodeSelector": members}),
             ),
-            stage.object(
-                "Subnet",
-                "office-v4",
-                &subnet("10.88.0.0/24", "10.88.0.1", "10.88.0.10-10.88.0.39"),
-            ),
-            stage.object(
-                "Subnet",
-                "office-v6",
-                &subnet("fd00:88::/64", "fd00:88::1", "fd00:88::10-fd00:88::39"),
-            ),
+            stage.object("Subnet", "office-v4", &subnet("10.x.0.0/24", "10.x.0.1", "10.x.0.10-10.x.0.39")),
+            stage.object("Subnet", "office-v6", &subnet("fd00:x::/64", "fd00:x::1", "fd00:x::10-fd00:x::39")),
             stage.object("Subnet", "office-tiny", &tiny),
         ])?;
         for object in ["network/office", "subnet/office-v4", "subnet/office-v6", "subnet/office-tiny"] {
@@ -102,7 +90,7 @@ impl<'a> Office<'a> {
     fn leave(&self) {
         let _ = self.asks_again_after(5);
         for address in ROUTER {
-            let _ = self.router(&["ip", "addr", "del", address, "dev", &self.device]);
+            let _ = self.router(&["ip", "addr", "del", &self.stage.own(address), "dev", &self.device]);
         }
     }
 
@@ -234,7 +222,7 @@ fn comes_back(office: &Office<'_>, node: &str) -> Result<()> {
     };
     let (v4, v6) = (table("v4")?, table("v6")?);
     ensure!(v4 != v6, "two Subnets on table {v4}");
-    for prefix in ["10.88.0.0/24", "fd00:88::/64"] {
+    for prefix in ["10.x.0.0/24", "fd00:x::/64"].map(|prefix| office.stage.own(prefix)) {
         ensure!(wanted.iter().any(|line| line.starts_with(&format!("3230: from {prefix} "))), "{wanted:#?}");
     }
     let proxy = |family: &str| {
@@ -244,14 +232,15 @@ fn comes_back(office: &Office<'_>, node: &str) -> Result<()> {
     };
     let (proxy4, proxy6) = (proxy("4")?, proxy("6")?);
     for mischief in [
-        format!("ip rule del pref 3230 from 10.88.0.0/24 lookup {v4}"),
-        format!("ip -6 rule del pref 3230 from fd00:88::/64 lookup {v6}"),
+        format!("ip rule del pref 3230 from 10.x.0.0/24 lookup {v4}"),
+        format!("ip -6 rule del pref 3230 from fd00:x::/64 lookup {v6}"),
         format!("ip rule add pref 3230 from 203.0.113.0/24 lookup {v4} protocol 176"),
         format!("ip route flush table {v4}"),
         format!("ip -6 route flush table {v6}"),
         format!("ip neigh del proxy {proxy4} dev eth0"),
         format!("ip -6 neigh del proxy {proxy6} dev eth0"),
     ] {
+        let mischief = office.stage.own(&mischief);
         office.stage.sandbox().node_exec(node, &["sh", "-ec", &mischief])?;
         let begin = Instant::now();
         eventually(&format!("repair of: {mischief}"), REPAIR, || {
@@ -264,7 +253,7 @@ fn comes_back(office: &Office<'_>, node: &str) -> Result<()> {
 
 #[test]
 fn pods_are_on_the_physical_network() {
-    staged("flat_reach", |stage| {
+    alone("flat_reach", |stage| {
         let office = Office::open(stage)?;
         let [here, there] = [&office.members[0], &office.members[1]];
         let server = |name: &str, node: &str| flat(name, node).serving().labelled("web", "yes");
@@ -275,7 +264,7 @@ fn pods_are_on_the_physical_network() {
             PodPlan::new("overlaid").on(there),
         ])?;
         let (flat_pods, overlaid) = (&pods[..3], &pods[3]);
-        ensure!(flat_pods[0].addresses[0].to_string().starts_with("10.88.0."), "{flat_pods:?}");
+        ensure!(flat_pods[0].addresses[0].to_string().starts_with(&stage.own("10.x.0.")), "{flat_pods:?}");
         let mtu = stage.script(&pods[0], "cat /sys/class/net/eth0/mtu")?;
         ensure!(mtu.trim() == "1500", "the MTU is {mtu}, not that of the node's device");
         let mut everybody: Vec<IpAddr> = flat_pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
@@ -285,7 +274,7 @@ fn pods_are_on_the_physical_network() {
             let internal = internal.iter().filter(|entry| entry["type"] == "InternalIP");
             everybody.extend(internal.filter_map(|entry| entry["address"].as_str()?.parse::<IpAddr>().ok()));
         }
-        everybody.extend(ROUTER.iter().filter_map(|a| a.split('/').next()).map(ip));
+        everybody.extend(ROUTER.iter().filter_map(|a| a.split('/').next()).map(|a| stage.ip(a)));
         for pod in flat_pods {
             reach(stage, pod, &everybody)?;
         }
@@ -306,8 +295,8 @@ fn pods_are_on_the_physical_network() {
             stage,
             &["socat", "TCP6-LISTEN:7788,ipv6only=0,reuseaddr,fork", "SYSTEM:echo \"$SOCAT_PEERADDR\""],
         )?;
-        for (router, world) in [("10.88.0.1", "198.51.100.1"), ("fd00:88::1", "2001:db8:198::1")] {
-            for to in [router, world].map(ip) {
+        for (router, world) in [("10.x.0.1", "198.51.100.1"), ("fd00:x::1", "2001:db8:198::1")] {
+            for to in [router, world].map(|to| stage.ip(to)) {
                 let own = pods[2].address(family_of(to))?;
                 let seen = seen_from(stage, &pods[2], to)?;
                 ensure!(seen == own, "{to} sees {seen} and not the pod's own {own}");
@@ -370,7 +359,7 @@ fn workload(stage: &Stage, kind: &str, name: &str, annotations: &Value) -> Resul
         "apiVersion": "apps/v1", "kind": kind,
         "metadata": {"name": name, "namespace": stage.namespace()},
         "spec": {
-            "replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template(name, annotations),
+            "replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template(name, &stage.owned(annotations)),
         },
     });
     if kind == "StatefulSet" {
@@ -396,15 +385,13 @@ fn moves(office: &Office<'_>) -> Result<()> {
         ensure!(office.known_to_router(*address)? == office.mac_of_node(&before.node)?, "{address}");
         flows.push(flow);
     }
-    stage.sandbox().kubectl(&["cordon", &before.node])?;
-    let moved = stage.kubectl(&["delete", "pod", "db-0", "--wait=false"]).and_then(|_| {
+    let moved = stage.while_cordoned(&before.node, || {
+        stage.kubectl(&["delete", "pod", "db-0", "--wait=false"])?;
         eventually("successor of db-0", PATIENCE, || {
             let pod = stage.await_pod("db-0")?;
             Ok((pod.uid != before.uid).then_some(pod))
         })
-    });
-    stage.sandbox().kubectl(&["uncordon", &before.node])?;
-    let moved = moved?;
+    })?;
     ensure!(moved.addresses == before.addresses && moved.node != before.node, "{before:?} became {moved:?}");
     for (address, flow) in moved.addresses.iter().zip(&flows) {
         // The router, which asks nobody by itself, knows it by the announcement.
@@ -426,7 +413,7 @@ fn moves(office: &Office<'_>) -> Result<()> {
 /// Pods of a Deployment share a pool through a rolling update, each found at its own node.
 fn pool(office: &Office<'_>) -> Result<()> {
     let stage = office.stage;
-    let pool = json!({"braid.network/network": "office", "braid.network/ips": "10.88.0.26-10.88.0.27"});
+    let pool = json!({"braid.network/network": "office", "braid.network/ips": "10.x.0.26-10.x.0.27"});
     workload(stage, "Deployment", "pool", &pool)?;
     let only = || -> Result<Option<Pod>> {
         let found = stage.kubectl_json(&["get", "pods", "-l", "app=pool"])?;
@@ -438,7 +425,7 @@ fn pool(office: &Office<'_>) -> Result<()> {
     stage.kubectl(&["rollout", "status", "deployment/pool", "--timeout=180s"])?;
     let after =
         eventually("the old pod to be gone", PATIENCE, || Ok(only()?.filter(|pod| pod.uid != before.uid)))?;
-    let pool = [ip("10.88.0.26"), ip("10.88.0.27")];
+    let pool = [stage.ip("10.x.0.26"), stage.ip("10.x.0.27")];
     for pod in [&before, &after] {
         ensure!(pool.contains(&pod.addresses[0]), "{pod:?} is not of the pool");
     }
@@ -499,28 +486,28 @@ fn beside_the_nodes(office: &Office<'_>) -> Result<()> {
 
 #[test]
 fn addresses_are_fixed_kept_and_unique_on_the_wire() {
-    staged("flat_addresses", |stage| {
+    quiet("flat_addresses", |stage| {
         let office = Office::open(stage)?;
         let [here, there] = [&office.members[0], &office.members[1]];
         let first = stage.start(&[flat("first", here), flat("client", there)])?;
-        let fixed = flat("fixed", there).annotated("braid.network/ips", "10.88.0.25,fd00:88::25");
+        let fixed = flat("fixed", there).annotated("braid.network/ips", "10.x.0.25,fd00:x::25");
         let fixed = stage.start(&[fixed])?.remove(0);
-        ensure!(fixed.addresses == [ip("10.88.0.25"), ip("fd00:88::25")], "{fixed:?}");
+        ensure!(fixed.addresses == [stage.ip("10.x.0.25"), stage.ip("fd00:x::25")], "{fixed:?}");
         reach(stage, &first[1], &fixed.addresses)?;
 
         // Somebody has the address whom the cluster knows nothing of.
-        let stranger = "10.88.0.28/24";
+        let stranger = &stage.own("10.x.0.28/24");
         office.router(&["ip", "addr", "add", stranger, "dev", &office.device])?;
-        let taken = flat("taken", here).annotated("braid.network/ips", "10.88.0.28");
+        let taken = flat("taken", here).annotated("braid.network/ips", "10.x.0.28");
         let told = stage.create(&[taken]).and_then(|()| stage.await_event("taken", "FailedCreatePodSandBox"));
         office.router(&["ip", "addr", "del", stranger, "dev", &office.device])?;
         let told = told?;
         let link = office.router(&["ip", "-o", "link", "show", &office.device])?;
         let mac = link.split(" link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
         let mac = mac.context("the router's hardware address")?;
-        ensure!(told.contains("10.88.0.28") && told.contains(mac), "{told}");
+        ensure!(told.contains(&stage.own("10.x.0.28")) && told.contains(mac), "{told}");
         let started = stage.await_pod("taken")?;
-        ensure!(started.addresses[0] == ip("10.88.0.28"), "{started:?}");
+        ensure!(started.addresses[0] == stage.ip("10.x.0.28"), "{started:?}");
         stage.delete_pods(&["taken"])?;
 
         stage.delete_pods(&["first"])?;

@@ -6,16 +6,21 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::probe::Pings;
-use braid_e2e::stage::{PATIENCE, Stage, staged};
+use braid_e2e::stage::{PATIENCE, Stage, alone, quiet};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
 use serde_json::{Value, json};
 
 /// Two pods on two nodes in a Network of their own that has IPv4 alone.
-fn two_pods(stage: &Stage, network: &str, vni: u32, cidr: &str) -> Result<Vec<Pod>> {
-    stage.overlay(network, vni, &[cidr], &Value::Null, &Value::Null)?;
+fn two_pods(stage: &Stage, network: &str) -> Result<Vec<Pod>> {
+    stage.overlay(network, stage.vni(0), &["10.x.0.0/24"], &Value::Null, &Value::Null)?;
     let nodes = stage.nodes();
     let plan = |name: &str, node: &str| PodPlan::new(name).on(node).in_network(network);
     stage.start(&[plan("here", &nodes[1]), plan("there", &nodes[2])])
+}
+
+/// The tunnel of the test's Network on every node.
+fn tunnel_device(stage: &Stage) -> String {
+    format!("eth0.vxlan{}", stage.vni(0))
 }
 
 /// Index of a node's tunnel: a device that is made anew has another one.
@@ -26,7 +31,8 @@ fn tunnel(stage: &Stage, node: &str, device: &str) -> Result<String> {
 
 /// Starts pings from the first pod to the second, and demands of `act` that none of them is lost and that no tunnel is made
 /// anew.
-fn undisturbed(stage: &Stage, pods: &[Pod], device: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {
+fn undisturbed(stage: &Stage, pods: &[Pod], act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let device = &tunnel_device(stage);
     let before = tunnel(stage, &pods[0].node, device)?;
     let pings = Pings::start(stage.sandbox(), &pods[0], pods[1].address(FAMILIES[0])?)?;
     act()?;
@@ -38,10 +44,10 @@ fn undisturbed(stage: &Stage, pods: &[Pod], device: &str, act: impl FnOnce() -> 
 
 #[test]
 fn a_family_that_joins_a_living_overlay() {
-    staged("in_force_family", |stage| {
-        let pods = two_pods(stage, "grows", 91, "10.91.0.0/24")?;
-        undisturbed(stage, &pods, "eth0.vxlan91", || {
-            let subnet = json!({"network": "grows", "cidr": "fd00:91::/112"});
+    quiet("in_force_family", |stage| {
+        let pods = two_pods(stage, "grows")?;
+        undisturbed(stage, &pods, || {
+            let subnet = json!({"network": "grows", "cidr": "fd00:x::/112"});
             stage.declare(&[stage.object("Subnet", "grows-v6", &subnet)])?;
             stage.await_ready("subnet/grows-v6")?;
             // A pod with both families is the proof that every node on its way has its own address of the new one.
@@ -55,11 +61,11 @@ fn a_family_that_joins_a_living_overlay() {
 
 #[test]
 fn a_family_with_too_few_addresses_for_the_nodes() {
-    staged("in_force_few", |stage| {
-        let pods = two_pods(stage, "few", 92, "10.92.0.0/24")?;
-        undisturbed(stage, &pods, "eth0.vxlan92", || {
+    quiet("in_force_few", |stage| {
+        let pods = two_pods(stage, "few")?;
+        undisturbed(stage, &pods, || {
             // Two addresses for three nodes: one node waits for ever.
-            let subnet = json!({"network": "few", "cidr": "fd00:92::/127"});
+            let subnet = json!({"network": "few", "cidr": "fd00:x::/127"});
             stage.declare(&[stage.object("Subnet", "few-v6", &subnet)])?;
             stage.await_ready("subnet/few-v6")?;
             // Who asks for IPv4 alone gets it on every node.
@@ -81,11 +87,12 @@ fn small_prefix_around(address: IpAddr) -> Result<String> {
 
 #[test]
 fn a_loser_within_a_block_that_is_in_use() {
-    staged("in_force_loser", |stage| {
-        let pods = two_pods(stage, "wins", 93, "10.93.0.0/24")?;
+    alone("in_force_loser", |stage| {
+        stage.changes_the_installation();
+        let pods = two_pods(stage, "wins")?;
         let sandbox = stage.sandbox();
         sandbox.kubectl(&["delete", "validatingwebhookconfiguration", "braid"])?;
-        let outcome = undisturbed(stage, &pods, "eth0.vxlan93", || {
+        undisturbed(stage, &pods, || {
             let within = small_prefix_around(pods[1].address(FAMILIES[0])?)?;
             let subnet = json!({"network": "wins", "cidr": within, "natOutgoing": true});
             let loser = stage.object("Subnet", "within", &subnet);
@@ -102,9 +109,7 @@ fn a_loser_within_a_block_that_is_in_use() {
             let silent = stage.script(&more[0], &braid_e2e::probe::ping_script(&targets, ""))?;
             ensure!(silent.trim().is_empty(), "no answer from {silent}");
             Ok(())
-        });
-        stage.restore()?;
-        outcome
+        })
     });
 }
 
@@ -116,10 +121,10 @@ fn masquerading(stage: &Stage, node: &str) -> Result<String> {
 
 #[test]
 fn a_wide_subnet_of_a_network_that_nobody_has() {
-    staged("in_force_misspelt", |stage| {
-        let pods = two_pods(stage, "right", 94, "10.94.0.0/24")?;
+    alone("in_force_misspelt", |stage| {
+        let pods = two_pods(stage, "right")?;
         let before = masquerading(stage, &pods[0].node)?;
-        undisturbed(stage, &pods, "eth0.vxlan94", || {
+        undisturbed(stage, &pods, || {
             let subnet = json!({"network": "rigth", "cidr": "10.0.0.0/8", "natOutgoing": true});
             stage.declare(&[stage.object("Subnet", "misspelt", &subnet)])?;
             let message = stage.await_reason("subnet/misspelt", "False", "NetworkMissing")?;
@@ -159,13 +164,13 @@ fn flap(stage: &Stage, pod: &Pod) -> Result<()> {
 
 #[test]
 fn the_nodes_address_goes_and_comes_back() {
-    staged("in_force_flap", |stage| {
-        let pods = two_pods(stage, "stays", 95, "10.95.0.0/24")?;
-        let before = tunnel(stage, &pods[0].node, "eth0.vxlan95")?;
+    alone("in_force_flap", |stage| {
+        let pods = two_pods(stage, "stays")?;
+        let before = tunnel(stage, &pods[0].node, &tunnel_device(stage))?;
         let pings = Pings::start(stage.sandbox(), &pods[0], pods[1].address(FAMILIES[0])?)?;
         flap(stage, &pods[0])?;
         pings.progress().context("after the address came back")?;
-        let after = tunnel(stage, &pods[0].node, "eth0.vxlan95")?;
+        let after = tunnel(stage, &pods[0].node, &tunnel_device(stage))?;
         ensure!(before == after, "the tunnel was made anew");
         stage.await_braid()?;
         stage.await_ready("network/stays")?;

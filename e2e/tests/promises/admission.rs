@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, alone, items, quiet, says};
 use braid_e2e::workload::{PodPlan, instance_name};
 use braid_e2e::{Sandbox, eventually};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
@@ -38,15 +38,15 @@ fn of_node(stage: &Stage) -> Result<[String; 2]> {
     Ok([format!("{prefix}.0/24"), address])
 }
 
-/// An address of the Network `second` that is kept for the pods of a StatefulSet.
-fn reservation(stage: &Stage, address: &str, subnet: &str, pod: Option<&str>) -> Value {
+/// An address of a Network that is kept for the pods of a StatefulSet.
+fn reservation(stage: &Stage, address: &str, [network, subnet]: [&str; 2], pod: Option<&str>) -> Value {
     let mut owner =
         json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": stage.namespace(), "name": "db"});
     if let Some(pod) = pod {
         owner["pod"] = json!(pod);
     }
     let name = address.split('/').next().unwrap_or_default();
-    let spec = json!({"network": "second", "subnet": subnet, "address": address, "owner": owner});
+    let spec = json!({"network": network, "subnet": subnet, "address": address, "owner": owner});
     stage.object("IPInstance", name, &spec)
 }
 
@@ -56,40 +56,56 @@ fn vxlan(vni: u32, default: bool) -> Value {
 
 #[test]
 fn the_webhook_refuses_with_a_sentence() {
-    staged("admission", |stage| {
+    quiet("admission", |stage| {
         let pod = stage.start(&[PodPlan::new("holder").on(&stage.nodes()[1])])?.remove(0);
-        stage.overlay("second", 81, &["10.81.0.0/24"], &Value::Null, &Value::Null)?;
+        stage.overlay("judged", stage.vni(0), &["10.x.0.0/24"], &Value::Null, &Value::Null)?;
         let services = services(stage)?;
         let [nodes, address] = of_node(stage)?;
         let cases = [
             (
-                stage.object("Subnet", "within", &json!({"network": "second", "cidr": "10.244.7.0/24"})),
+                stage.object("Subnet", "within", &json!({"network": "judged", "cidr": "10.244.7.0/24"})),
                 vec!["10.244.7.0/24", "overlaps", "overlay-v4"],
             ),
             (
-                stage.object("Subnet", "around", &json!({"network": "second", "cidr": "10.80.0.0/12"})),
-                vec!["10.80.0.0/12", "overlaps", "second-0"],
+                stage.object("Subnet", "around", &json!({"network": "judged", "cidr": "10.x.0.0/16"})),
+                vec!["10.x.0.0/16", "overlaps", "judged-0"],
             ),
             (
-                stage.object("Subnet", "services", &json!({"network": "second", "cidr": services})),
+                stage.object("Subnet", "services", &json!({"network": "judged", "cidr": services})),
                 vec![services.as_str(), "ServiceCIDR kubernetes", "another prefix"],
             ),
             (
-                stage.object("Subnet", "nodes", &json!({"network": "second", "cidr": nodes})),
+                stage.object("Subnet", "nodes", &json!({"network": "judged", "cidr": nodes})),
                 vec![nodes.as_str(), address.as_str(), "another prefix"],
             ),
-            (reservation(stage, "10.81.0.7/16", "second-0", None), vec!["spec.address", "10.81.0.7/24"]),
-            (reservation(stage, "10.81.1.7/24", "second-0", None), vec!["10.81.1.7", "10.81.0.0/24"]),
-            (reservation(stage, "10.81.0.0/24", "second-0", None), vec!["10.81.0.0", "first address"]),
-            (reservation(stage, "10.81.0.7/24", "overlay-v4", None), vec!["spec.network", "overlay-v4"]),
-            (reservation(stage, "10.81.0.7/24", "second-0", Some("db-x")), vec!["spec.owner.pod", "db-0"]),
-            (stage.object("Network", "usurper", &vxlan(82, true)), vec!["overlay", "default"]),
+            (
+                reservation(stage, "10.x.0.7/16", ["judged", "judged-0"], None),
+                vec!["spec.address", "10.x.0.7/24"],
+            ),
+            (
+                reservation(stage, "10.x.1.7/24", ["judged", "judged-0"], None),
+                vec!["10.x.1.7", "10.x.0.0/24"],
+            ),
+            (
+                reservation(stage, "10.x.0.0/24", ["judged", "judged-0"], None),
+                vec!["10.x.0.0", "first address"],
+            ),
+            (
+                reservation(stage, "10.x.0.7/24", ["judged", "overlay-v4"], None),
+                vec!["spec.network", "overlay-v4"],
+            ),
+            (
+                reservation(stage, "10.x.0.7/24", ["judged", "judged-0"], Some("db-x")),
+                vec!["spec.owner.pod", "db-0"],
+            ),
+            (stage.object("Network", "usurper", &vxlan(stage.vni(1), true)), vec!["overlay", "default"]),
             (stage.object("Network", "twin", &vxlan(4, false)), vec!["VNI 4", "overlay"]),
         ];
         for (object, parts) in cases {
+            let parts: Vec<String> = parts.into_iter().map(|part| stage.own(part)).collect();
             says(&not_accepted(stage, &object)?, &parts)?;
         }
-        let early = reservation(stage, "10.82.0.7/24", "to-come", Some("db-0"));
+        let early = reservation(stage, "10.x.2.7/24", ["judged", "to-come"], Some("db-0"));
         let file = Sandbox::dir_of(stage.sandbox().name()).join("early.json");
         std::fs::write(&file, early.to_string())?;
         let file = file.display().to_string();
@@ -97,11 +113,11 @@ fn the_webhook_refuses_with_a_sentence() {
         ensure!(output.status.success(), "{output:?}");
         says(&String::from_utf8_lossy(&output.stderr), &["Warning: ", "Subnet to-come does not exist"])?;
         let become_default =
-            ["patch", "network", "second", "--type=merge", "-p", "{\"spec\":{\"default\":true}}"];
+            ["patch", "network", "judged", "--type=merge", "-p", "{\"spec\":{\"default\":true}}"];
         says(&stage.refused(&become_default)?, &["overlay", "default"])?;
 
-        says(&stage.refused(&["delete", "network", "overlay", "--wait=false"])?, &["overlay", "Subnet"])?;
-        says(&stage.refused(&["delete", "subnet", "overlay-v4", "--wait=false"])?, &["overlay-v4"])?;
+        says(&stage.refused(&["delete", "network", "overlay", "--dry-run=server"])?, &["overlay", "Subnet"])?;
+        says(&stage.refused(&["delete", "subnet", "overlay-v4", "--dry-run=server"])?, &["overlay-v4"])?;
         for address in &pod.addresses {
             let name = instance_name(*address);
             let sentence = stage.refused(&["delete", "ipi", &name, "--wait=false"])?;
@@ -113,7 +129,7 @@ fn the_webhook_refuses_with_a_sentence() {
             );
         }
         // A Network without Subnets and a Subnet without addresses may go.
-        stage.declare(&[stage.object("Network", "short-lived", &vxlan(83, false))])?;
+        stage.declare(&[stage.object("Network", "short-lived", &vxlan(stage.vni(2), false))])?;
         stage.await_ready("network/short-lived")?;
         stage.sandbox().kubectl(&["delete", "network", "short-lived", "--timeout=60s"])?;
         Ok(())
@@ -122,7 +138,7 @@ fn the_webhook_refuses_with_a_sentence() {
 
 #[test]
 fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
-    staged("admission_without_webhook", |stage| {
+    alone("admission_without_webhook", |stage| {
         let sandbox = stage.sandbox();
         // The other test's Network has the same name.
         stage.await_agreement()?;
@@ -135,7 +151,7 @@ fn without_the_webhook_the_loser_is_told_and_the_winner_unharmed() {
                 stage.object("Subnet", "services", &json!({"network": "second", "cidr": services(stage)?})),
                 stage.object("Network", "twin", &vxlan(4, false)),
                 stage.object("Network", "usurper", &vxlan(85, true)),
-                reservation(stage, "10.84.0.7/16", "second-0", None),
+                reservation(stage, "10.84.0.7/16", ["second", "second-0"], None),
             ];
             // The API server forgets a webhook a moment after its configuration has gone.
             eventually("the API server to forget the webhook", PATIENCE, || {
@@ -261,7 +277,7 @@ async fn patched(
 
 #[test]
 fn an_agent_writes_of_its_own_node_only() {
-    staged("agent_of_its_node", |stage| {
+    quiet("agent_of_its_node", |stage| {
         let (own, other) = (&stage.nodes()[0], &stage.nodes()[1]);
         let pods = stage.start(&[PodPlan::new("own").on(own), PodPlan::new("other").on(other)])?;
         let (held, foreign) = (instance_name(pods[0].addresses[0]), instance_name(pods[1].addresses[0]));

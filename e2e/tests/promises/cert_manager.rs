@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use braid_e2e::cert_manager::{CertManager, with_cert_manager};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, alone, items, says};
 use braid_e2e::webhook::{
     CONFIGURATIONS, SECRET, answers, await_other, await_served, await_trust, certificate_of_secret,
     not_let_in, part_of, secret, system, trusted, under_calls,
@@ -170,7 +170,7 @@ fn not_injected(stage: &Stage) -> Result<String> {
 
 #[test]
 fn a_running_cluster_goes_over_to_cert_manager_and_back_and_nobody_notices() {
-    staged("cert_manager_over", |stage| {
+    alone("cert_manager_over", |stage| {
         let steps = Steps::documented()?;
         await_trust(stage)?;
         let own = secret(stage)?;
@@ -206,7 +206,7 @@ fn a_running_cluster_goes_over_to_cert_manager_and_back_and_nobody_notices() {
 
 #[test]
 fn a_new_cluster_gets_its_certificate_from_cert_manager() {
-    staged("cert_manager_new", |stage| {
+    alone("cert_manager_new", |stage| {
         let steps = Steps::documented()?;
         await_trust(stage)?;
         let own = secret(stage)?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, staged};
+use braid_e2e::stage::{PATIENCE, Stage, quiet};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
 
 const PORT: u16 = 9999;
@@ -100,7 +100,7 @@ fn other(address: IpAddr) -> IpAddr {
 
 #[test]
 fn forged_frames_go_nowhere_and_honest_ones_arrive() {
-    staged("spoofing", |stage| {
+    quiet("spoofing", |stage| {
         let nodes = stage.nodes();
         let pods = stage.start(&[
             PodPlan::new("forger").on(&nodes[1]).capable(&["NET_RAW", "NET_ADMIN"]),

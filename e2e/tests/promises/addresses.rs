@@ -6,13 +6,9 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::stage::{PATIENCE, Stage, items, says, staged};
+use braid_e2e::stage::{PATIENCE, Stage, items, quiet, says};
 use braid_e2e::workload::{Pod, PodPlan, template};
 use serde_json::{Value, json};
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
 
 /// A Deployment or StatefulSet whose pods run the test image.
 fn workload(stage: &Stage, kind: &str, name: &str, spec: &Value, annotations: &Value) -> Result<()> {
@@ -21,7 +17,7 @@ fn workload(stage: &Stage, kind: &str, name: &str, spec: &Value, annotations: &V
         "metadata": {"name": name, "namespace": stage.namespace()},
         "spec": {
             "selector": {"matchLabels": {"app": name}},
-            "template": template(name, annotations),
+            "template": template(name, &stage.owned(annotations)),
         },
     });
     for (key, value) in spec.as_object().context("a spec is an object")? {
@@ -43,27 +39,27 @@ fn mac_of(stage: &Stage, pod: &Pod) -> Result<String> {
 
 #[test]
 fn pods_get_what_they_ask_for() {
-    staged("addresses_asked", |stage| {
-        stage.overlay("asked", 71, &["10.71.0.0/24", "fd00:71::/112"], &Value::Null, &Value::Null)?;
+    quiet("addresses_asked", |stage| {
+        stage.overlay("asked", stage.vni(0), &["10.x.0.0/24", "fd00:x::/112"], &Value::Null, &Value::Null)?;
         let asks = |name: &str, ips: &str| {
             PodPlan::new(name).in_network("asked").annotated("braid.network/ips", ips)
         };
         let mac = "02:71:00:00:00:07";
         let pods = stage.start(&[
-            asks("both", "10.71.0.7,fd00:71::7").annotated("braid.network/mac", mac),
-            asks("one", "10.71.0.8"),
+            asks("both", "10.x.0.7,fd00:x::7").annotated("braid.network/mac", mac),
+            asks("one", "10.x.0.8"),
         ])?;
-        ensure!(pods[0].addresses == [ip("10.71.0.7"), ip("fd00:71::7")], "{:?}", pods[0]);
+        ensure!(pods[0].addresses == [stage.ip("10.x.0.7"), stage.ip("fd00:x::7")], "{:?}", pods[0]);
         ensure!(mac_of(stage, &pods[0])? == mac, "it has {}", mac_of(stage, &pods[0])?);
         let one = &pods[1].addresses;
-        ensure!(one.len() == 2 && one[0] == ip("10.71.0.8"), "the other family is free: {one:?}");
+        ensure!(one.len() == 2 && one[0] == stage.ip("10.x.0.8"), "the other family is free: {one:?}");
 
         // A pool, through a rolling update that needs one entry more than there are replicas.
-        let pool = json!({"braid.network/network": "asked", "braid.network/ips": "10.71.0.20-10.71.0.22"});
+        let pool = json!({"braid.network/network": "asked", "braid.network/ips": "10.x.0.20-10.x.0.22"});
         let two = json!({"replicas": 2});
         workload(stage, "Deployment", "pool", &two, &pool)?;
         let in_pool = |pods: &[Pod]| {
-            let pool: BTreeSet<IpAddr> = (20..=22).map(|n| ip(&format!("10.71.0.{n}"))).collect();
+            let pool: BTreeSet<IpAddr> = (20..=22).map(|n| stage.ip(&format!("10.x.0.{n}"))).collect();
             let used: BTreeSet<IpAddr> = pods.iter().map(|pod| pod.addresses[0]).collect();
             ensure!(pods.len() == 2 && used.len() == 2 && used.is_subset(&pool), "{pods:?}");
             Ok(())
@@ -82,13 +78,13 @@ fn pods_get_what_they_ask_for() {
         // By ordinal, hardware addresses too.
         let list = json!({
             "braid.network/network": "asked",
-            "braid.network/ips": "10.71.0.30,fd00:71::30;10.71.0.31,fd00:71::31",
+            "braid.network/ips": "10.x.0.30,fd00:x::30;10.x.0.31,fd00:x::31",
             "braid.network/mac": "02:71:00:00:00:30;02:71:00:00:00:31",
         });
         workload(stage, "StatefulSet", "list", &json!({"replicas": 2, "serviceName": "list"}), &list)?;
         for ordinal in 0..2 {
             let pod = stage.await_pod(&format!("list-{ordinal}"))?;
-            let wanted = [ip(&format!("10.71.0.3{ordinal}")), ip(&format!("fd00:71::3{ordinal}"))];
+            let wanted = [stage.ip(&format!("10.x.0.3{ordinal}")), stage.ip(&format!("fd00:x::3{ordinal}"))];
             ensure!(pod.addresses == wanted, "{pod:?}");
             ensure!(mac_of(stage, &pod)? == format!("02:71:00:00:00:3{ordinal}"), "{}", mac_of(stage, &pod)?);
         }
@@ -98,21 +94,21 @@ fn pods_get_what_they_ask_for() {
 
 #[test]
 fn a_subnet_gives_what_its_ranges_say() {
-    staged("addresses_ranges", |stage| {
+    quiet("addresses_ranges", |stage| {
         let nodes = stage.nodes();
         let node = nodes[0].as_str();
         // Each node of a Network takes an address for itself, so this one has one node.
         let label = "e2e.braid.network/ranges";
         stage.sandbox().kubectl(&["label", "node", node, &format!("{label}=yes"), "--overwrite"])?;
         let network = json!({
-            "type": "VXLAN", "vxlan": {"vni": 72}, "nodeSelector": {"matchLabels": {label: "yes"}},
+            "type": "VXLAN", "vxlan": {"vni": stage.vni(0)}, "nodeSelector": {"matchLabels": {label: "yes"}},
         });
         // One for the node and one for whoever comes first; one for nobody, and one for who asks for it.
         let narrow = json!({
-            "network": "ranges", "cidr": "10.72.0.0/24", "ranges": ["10.72.0.9-10.72.0.12"],
-            "excludedIPs": ["10.72.0.11"], "reservedIPs": ["10.72.0.12"],
+            "network": "ranges", "cidr": "10.x.0.0/24", "ranges": ["10.x.0.9-10.x.0.12"],
+            "excludedIPs": ["10.x.0.11"], "reservedIPs": ["10.x.0.12"],
         });
-        let private = json!({"network": "ranges", "cidr": "10.73.0.0/24", "private": true});
+        let private = json!({"network": "ranges", "cidr": "10.x.1.0/24", "private": true});
         stage.declare(&[
             stage.object("Network", "ranges", &network),
             stage.object("Subnet", "ranges-v4", &narrow),
@@ -126,42 +122,42 @@ fn a_subnet_gives_what_its_ranges_say() {
         })?;
         let plan = |name: &str| PodPlan::new(name).in_network("ranges").on(node).small();
         let first = stage.start(&[plan("first")])?.remove(0);
-        let free = [ip("10.72.0.9"), ip("10.72.0.10")];
+        let free = [stage.ip("10.x.0.9"), stage.ip("10.x.0.10")];
         ensure!(first.addresses.len() == 1 && free.contains(&first.addresses[0]), "{first:?}");
         // Neither the excluded, nor the reserved, nor one of the private Subnet.
         stage.create(&[plan("second")])?;
         says(&stage.await_event("second", "SubnetFull")?, &["ranges-v4"])?;
         let asking = [
-            plan("reserved").annotated("braid.network/ips", "10.72.0.12"),
+            plan("reserved").annotated("braid.network/ips", "10.x.0.12"),
             plan("private").annotated("braid.network/subnet", "ranges-private"),
         ];
         let asked = stage.start(&asking)?;
-        ensure!(asked[0].addresses == [ip("10.72.0.12")], "{:?}", asked[0]);
-        ensure!(asked[1].addresses[0].to_string().starts_with("10.73.0."), "{:?}", asked[1]);
+        ensure!(asked[0].addresses == [stage.ip("10.x.0.12")], "{:?}", asked[0]);
+        ensure!(asked[1].addresses[0].to_string().starts_with(&stage.own("10.x.1.")), "{:?}", asked[1]);
 
         // More room, and who waited for it starts by itself; less room than is in use is refused with who uses it.
         let patch = |ranges: Value| {
-            let patch = json!({"spec": {"ranges": ranges}}).to_string();
+            let patch = stage.own(&json!({"spec": {"ranges": ranges}}).to_string());
             stage.sandbox().kubectl_output(&["patch", "subnet", "ranges-v4", "--type=merge", "-p", &patch])
         };
-        let wider = json!(["10.72.0.9-10.72.0.12", "10.72.0.40-10.72.0.49"]);
+        let wider = json!(["10.x.0.9-10.x.0.12", "10.x.0.40-10.x.0.49"]);
         ensure!(patch(wider)?.status.success(), "the Subnet cannot grow");
         let second = stage.await_pod("second")?;
-        ensure!(second.addresses[0].to_string().starts_with("10.72.0.4"), "{second:?}");
-        let refused = patch(json!(["10.72.0.9-10.72.0.12"]))?;
+        ensure!(second.addresses[0].to_string().starts_with(&stage.own("10.x.0.4")), "{second:?}");
+        let refused = patch(json!(["10.x.0.9-10.x.0.12"]))?;
         ensure!(!refused.status.success(), "a range was taken away under a pod");
         let address = second.addresses[0].to_string();
         says(&String::from_utf8_lossy(&refused.stderr), &[&address, "second", "ranges-v4"])?;
         stage.delete_pods(&["second"])?;
         stage.await_free(&second.addresses)?;
-        ensure!(patch(json!(["10.72.0.9-10.72.0.12"]))?.status.success(), "nobody uses the range any more");
+        ensure!(patch(json!(["10.x.0.9-10.x.0.12"]))?.status.success(), "nobody uses the range any more");
 
         // The next Subnet serves when one is full.
-        let more = json!({"network": "ranges", "cidr": "10.74.0.0/24"});
+        let more = json!({"network": "ranges", "cidr": "10.x.2.0/24"});
         stage.declare(&[stage.object("Subnet", "ranges-more", &more)])?;
         stage.await_ready("subnet/ranges-more")?;
         let third = stage.start(&[plan("third")])?.remove(0);
-        ensure!(third.addresses[0].to_string().starts_with("10.74.0."), "{third:?}");
+        ensure!(third.addresses[0].to_string().starts_with(&stage.own("10.x.2.")), "{third:?}");
         stage.clear()?;
         stage.sandbox().kubectl(&["label", "node", node, &format!("{label}-")]).map(drop)
     });

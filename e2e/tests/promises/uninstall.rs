@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use braid_e2e::kernel_state::KernelState;
+use braid_e2e::stage::apart;
 use braid_e2e::{BundleOnFailure, Options, Sandbox, eventually};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -88,7 +89,11 @@ fn uninstall(sandbox: &Sandbox, root: &Path) -> Result<()> {
 }
 
 #[test]
-fn the_documented_steps_leave_nothing() -> Result<()> {
+fn the_documented_steps_leave_nothing() {
+    apart("uninstall", leaves_nothing);
+}
+
+fn leaves_nothing() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no repository")?;
     let options = Options { nodes: 2, ..Options::default() };
     Sandbox::down(CLUSTER)?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use braid_e2e::daemons::Program;
 use braid_e2e::eventually;
 use braid_e2e::probe::ping_script;
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{PATIENCE, Stage, alone, items, text};
 use braid_e2e::workload::{Pod, PodPlan};
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ fn await_exact_counts(stage: &Stage, leader: &str) -> Result<()> {
 
 #[test]
 fn exactly_as_many_pods_as_addresses() {
-    staged("full_subnet", |stage| {
+    alone("full_subnet", |stage| {
         let pods = fill(stage)?;
         let addresses: Vec<_> = pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
         ensure!(addresses.len() == 2 * pods.len(), "not every pod has both families: {pods:?}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use braid_e2e::eventually;
 use braid_e2e::probe::{ECHO_SERVER, Pings, Stream, netns_of};
-use braid_e2e::stage::{PATIENCE, Stage, items, staged, text};
+use braid_e2e::stage::{LEAD_LOST, PATIENCE, Stage, alone, items, text};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
 
 /// The one duration that is itself the subject of a test.
@@ -60,7 +60,8 @@ fn during_the_outage(
 
 #[test]
 fn running_traffic_is_untouched_and_work_is_done_afterwards() {
-    staged("outage", |stage| {
+    alone("outage", |stage| {
+        stage.provokes_error(LEAD_LOST);
         let sandbox = stage.sandbox();
         let nodes = stage.nodes();
         let pods = stage.start(&[
