@@ -144,7 +144,7 @@ impl Ledger {
         let here: Vec<&Pod> = self.pods().filter(|pod| pod.node == node).collect();
         let mut quarrels = Vec::new();
         if matches!(self.scope, Scope::Cluster) {
-            // Whose an interface is cannot be seen from outside: only their number says something.
+            // Of files and namespaces nobody outside can say whose they are: only their number says something.
             for (what, found) in [
                 ("host ends of pods", state.devices("veth").len()),
                 ("files in the journal", state.lines("journal").len()),
@@ -154,6 +154,22 @@ impl Ledger {
                     quarrels.push(format!("{node} has {found} {what} for {} pods", here.len()));
                 }
             }
+        }
+        // A host end says whose it is: `braid:<namespace>/<pod>/<interface>`.
+        let links = state.lines("link");
+        let links = links.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let whose = |link: Value| {
+            let alias = text(&link["alias"]);
+            let (namespace, rest) = alias.strip_prefix("braid:")?.split_once('/')?;
+            let (pod, _) = rest.split_once('/')?;
+            Some((namespace.to_owned(), pod.to_owned()))
+        };
+        let ends: BTreeSet<(String, String)> =
+            links.filter_map(whose).filter(|(namespace, _)| self.scope.has_namespace(namespace)).collect();
+        let of_pods: BTreeSet<(String, String)> =
+            here.iter().map(|pod| (pod.namespace.clone(), pod.name.clone())).collect();
+        for (namespace, pod) in ends.symmetric_difference(&of_pods) {
+            quarrels.push(format!("{node} has a host end or a pod {namespace}/{pod}, and not both"));
         }
         let wanted: BTreeSet<IpAddr> = here.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
         let first_word = |line: &String| line.split(' ').next()?.parse::<IpAddr>().ok();
@@ -313,6 +329,7 @@ mod tests {
     fn a_node_is_held_to_the_addresses_of_its_pods() {
         let kernel = |lines: &[(&str, &str)]| KernelState::from_lines(lines);
         let whole = [
+            ("link", "{\"alias\":\"braid:n/a/eth0\",\"kind\":\"veth\"}"),
             ("route4 39999", "10.0.0.1 dev braid01 proto 176 scope link"),
             ("neigh4", "10.0.0.1 dev braid01 lladdr 02:00:00:00:00:01 PERMANENT"),
             ("nft", "element pods4 {\"concat\":[\"braid01\",\"02:00:00:00:00:01\",\"10.0.0.1\"]}"),

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use braid_e2e::eventually;
-use braid_e2e::probe::{ECHO_SERVER, Pings, Stream, netns_of};
+use braid_e2e::probe::{ECHO_SERVER, Pings, Stream, netns_of, ping_script};
 use braid_e2e::stage::{LEAD_LOST, PATIENCE, Stage, alone, items, text};
 use braid_e2e::workload::{FAMILIES, Pod, PodPlan};
+use serde_json::Value;
 
 /// The one duration that is itself the subject of a test.
 const OUTAGE: Duration = Duration::from_secs(30);
@@ -54,6 +55,24 @@ fn during_the_outage(
         for flow in pings {
             flow.progress()?;
         }
+    }
+    Ok(())
+}
+
+/// Each agent comes back to the API server in its own time. When all have, their nodes find each other in a Network that is new.
+fn every_agent_follows(stage: &Stage) -> Result<()> {
+    stage.overlay("recovered", 68, &["10.68.0.0/24", "fd00:68::/112"], &Value::Null, &Value::Null)?;
+    let nodes = stage.nodes();
+    let plans =
+        nodes.iter().map(|node| PodPlan::new(&format!("new-{node}")).on(node).in_network("recovered"));
+    let pods = stage.start(&plans.collect::<Vec<_>>())?;
+    let all: Vec<IpAddr> = pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
+    for pod in &pods {
+        eventually(&format!("answers for {}", pod.name), PATIENCE, || {
+            let silent = stage.script(pod, &ping_script(&all, ""))?;
+            ensure!(silent.trim().is_empty(), "{} gets none from {silent}", pod.name);
+            Ok(Some(()))
+        })?;
     }
     Ok(())
 }
@@ -105,6 +124,7 @@ fn running_traffic_is_untouched_and_work_is_done_afterwards() {
             started.addresses
         );
         stage.await_pod("afterwards")?;
+        every_agent_follows(stage)?;
         stage.await_agreement().map(drop)
     });
 }
