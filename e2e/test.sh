@@ -11,8 +11,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 records=target/e2e
-mkdir -p "$records"
-rm -f "$records"/*.jsonl "$records"/*.tsv "$records"/*.txt "$records"/*.tar.gz
 cluster=${BRAID_E2E_NAME:-e2e}
 current='' began=0 clusters=''
 
@@ -35,18 +33,24 @@ finish() {
 }
 
 # What is asked for: crates, suites of end-to-end tests, house rules.
+known_crates=$(cargo metadata --locked --no-deps --format-version 1 | jq -r '.packages[].name')
 all=1 tidy='' crates=() suites=()
 for word in ${SUITE:-}; do
   all=''
   if [ "$word" = tidy ]; then tidy=1
   elif [ -f "e2e/tests/promises/$word.rs" ] && [[ ! $word =~ ^(main|lane_end)$ ]]; then suites+=("$word")
-  elif [ "$word" != braid-e2e ] && grep -rqx --include=Cargo.toml "name = \"$word\"" --exclude-dir=target .; then crates+=("$word")
+  elif [ "$word" != braid-e2e ] && grep -qxF "$word" <<<"$known_crates"; then crates+=("$word")
   else
-    echo "there is no suite '$word'. Suites are: tidy, the crates, and" >&2
+    echo "there is no suite '$word'. Suites are: tidy (with the unit tests of braid-e2e), the crates" >&2
+    grep -vxF braid-e2e <<<"$known_crates" | tr '\n' ' ' >&2
+    printf '\nand the files of e2e/tests/promises\n' >&2
     (cd e2e/tests/promises && printf '%s ' *.rs | sed 's/main\.rs //; s/lane_end\.rs //; s/\.rs//g; s/$/\n/') >&2
     exit 2
   fi
 done
+# Only a run that begins deletes what the one before has left.
+mkdir -p "$records"
+rm -f "$records"/*.jsonl "$records"/*.tsv "$records"/*.txt "$records"/*.tar.gz
 trap finish EXIT
 
 if [ -n "$all$tidy" ]; then

@@ -32,7 +32,7 @@ use crate::stage::{await_braid, items, leave_unjudged_out, nothing_is_left, rest
 pub enum Lane {
     /// In the shared cluster, beside other quiet tests.
     Quiet,
-    /// In the second cluster, with nobody beside it.
+    /// In one of two other clusters, with nobody beside it.
     Alone,
     /// In clusters of its own.
     Apart,

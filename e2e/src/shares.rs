@@ -56,10 +56,19 @@ mod tests {
             stems.filter(|stem| !["main", "lane_end"].contains(&stem.as_str())).collect();
         let of_suites = shares().into_iter().filter(|share| share.kind == "suite");
         let said: BTreeSet<String> = of_suites.map(|share| share.name.to_owned()).collect();
-        assert_eq!(said, suites);
+        assert_eq!(
+            said, suites,
+            "e2e/shares.tsv (left) and the files of e2e/tests/promises (right) differ: add or remove a line 'suite <tab> file <tab> \
+             seconds'"
+        );
         // Each of them is compiled, and each step has its place.
         let (main, script) = (include_str!("../tests/promises/main.rs"), include_str!("../test.sh"));
-        assert!(suites.iter().all(|suite| main.contains(&format!("\nmod {suite};\n"))), "{suites:?}");
+        for suite in &suites {
+            assert!(
+                main.contains(&format!("\nmod {suite};\n")),
+                "e2e/tests/promises/main.rs has no line 'mod {suite};'"
+            );
+        }
         for step in shares().iter().filter(|share| share.kind == "step") {
             assert_eq!(script.matches(&format!("step '{}'\n", step.name)).count(), 1, "{}", step.name);
         }
