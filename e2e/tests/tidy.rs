@@ -223,6 +223,27 @@ fn known_failures_get_fewer_and_each_stands_in_a_test() {
     }
 }
 
+/// The samples are applied beside quiet tests, so their names are taken.
+#[test]
+fn no_test_declares_what_a_sample_does() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut files = Vec::new();
+    rust_files(&root.join("e2e/tests/promises"), &mut files);
+    let mut names = BTreeSet::new();
+    for sample in std::fs::read_dir(root.join("config/samples")).expect("samples") {
+        let text = std::fs::read_to_string(sample.expect("an entry").path()).expect("a readable sample");
+        names.extend(text.lines().filter_map(|line| line.trim().strip_prefix("name: ").map(str::to_owned)));
+    }
+    // The default Network of every cluster of tests.
+    names.retain(|name| !name.starts_with("overlay"));
+    assert!(!names.is_empty(), "no names found in config/samples");
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a readable test");
+        let taken: Vec<&String> = names.iter().filter(|name| text.contains(&format!("\"{name}\""))).collect();
+        assert!(taken.is_empty(), "{}: {taken:?} are names of samples, choose others", file.display());
+    }
+}
+
 /// What a constant is set to: `Duration::from_secs(60)`, or a number of seconds.
 fn time_of(source: &str, name: &str) -> Option<Duration> {
     let (start, typed) = (format!("const {name}: "), source.lines().map(str::trim));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// How long a repair may take. Lost proxies are looked for, as the kernel does not tell.
 const REPAIR: Duration = Duration::from_secs(10);
 
-/// The physical network of one rack with the Network `office` on it, whose router is the fabric's.
+/// The physical network of one rack with the Network `campus` on it, whose router is the fabric's.
 struct Office<'a> {
     stage: &'a Stage,
     /// The router's device in the rack.
@@ -53,7 +53,7 @@ impl<'a> Office<'a> {
         office.asks_again_after(600)?;
         let subnet = |cidr: &str, gateway: &str, range: &str| {
             let ranges = [range];
-            json!({"network": "office", "cidr": cidr, "gateway": gateway, "ranges": ranges})
+            json!({"network": "campus", "cidr": cidr, "gateway": gateway, "ranges": ranges})
         };
         let mut tiny = subnet("10.x.1.0/29", "10.x.1.1", "10.x.1.2-10.x.1.3");
         tiny["private"] = json!(true);
@@ -61,14 +61,14 @@ impl<'a> Office<'a> {
         stage.declare(&[
             stage.object(
                 "Network",
-                "office",
+                "campus",
                 &json!({"type": "VLAN", "vlan": {"id": 0}, "nodeSelector": members}),
             ),
-            stage.object("Subnet", "office-v4", &subnet("10.x.0.0/24", "10.x.0.1", "10.x.0.10-10.x.0.39")),
-            stage.object("Subnet", "office-v6", &subnet("fd00:x::/64", "fd00:x::1", "fd00:x::10-fd00:x::39")),
-            stage.object("Subnet", "office-tiny", &tiny),
+            stage.object("Subnet", "campus-v4", &subnet("10.x.0.0/24", "10.x.0.1", "10.x.0.10-10.x.0.39")),
+            stage.object("Subnet", "campus-v6", &subnet("fd00:x::/64", "fd00:x::1", "fd00:x::10-fd00:x::39")),
+            stage.object("Subnet", "campus-tiny", &tiny),
         ])?;
-        for object in ["network/office", "subnet/office-v4", "subnet/office-v6", "subnet/office-tiny"] {
+        for object in ["network/campus", "subnet/campus-v4", "subnet/campus-v6", "subnet/campus-tiny"] {
             stage.await_ready(object)?;
         }
         Ok(office)
@@ -152,7 +152,7 @@ fn answered(printed: &str) -> BTreeSet<u64> {
 }
 
 fn flat(name: &str, node: &str) -> PodPlan {
-    PodPlan::new(name).on(node).in_network("office")
+    PodPlan::new(name).on(node).in_network("campus")
 }
 
 /// Pings of both families to all addresses, small and of a whole frame.
@@ -217,7 +217,7 @@ fn services(stage: &Stage, clients: &[&Pod]) -> Result<()> {
 fn comes_back(office: &Office<'_>, node: &str) -> Result<()> {
     let wanted = office.kernel(node)?;
     let table = |family: &str| -> Result<String> {
-        let subnet = office.stage.sandbox().kubectl_json(&["get", "subnet", &format!("office-{family}")])?;
+        let subnet = office.stage.sandbox().kubectl_json(&["get", "subnet", &format!("campus-{family}")])?;
         Ok(subnet["status"]["routingTable"].to_string())
     };
     let (v4, v6) = (table("v4")?, table("v6")?);
@@ -306,21 +306,21 @@ fn pods_are_on_the_physical_network() {
 
         let node = stage.sandbox().kubectl_json(&["get", "nodenetwork", here])?;
         let networks = items(&node["status"]["networks"]);
-        let entry = networks.iter().find(|network| network["name"] == "office").context("no entry")?;
+        let entry = networks.iter().find(|network| network["name"] == "campus").context("no entry")?;
         ensure!(entry["ready"] == true && entry["parent"] == "eth0" && entry["mtu"] == 1500, "{entry}");
         eventually("the count of ready nodes", PATIENCE, || {
-            let network = stage.sandbox().kubectl_json(&["get", "network", "office"])?;
+            let network = stage.sandbox().kubectl_json(&["get", "network", "campus"])?;
             let status = &network["status"];
             ensure!(status["class"] == "Underlay" && status["nodes"]["members"] == 2, "{status}");
             Ok((status["nodes"]["ready"] == 2).then_some(()))
         })?;
         let blocks =
-            stage.sandbox().kubectl_json(&["get", "ipblocks", "-l", "braid.network/subnet=office-v4"])?;
+            stage.sandbox().kubectl_json(&["get", "ipblocks", "-l", "braid.network/subnet=campus-v4"])?;
         ensure!(items(&blocks["items"]).is_empty(), "{blocks}");
 
         stage.create(&[flat("outside", &office.outsider)])?;
         let told = stage.await_event("outside", "NotMember")?;
-        ensure!(told.contains("office"), "{told}");
+        ensure!(told.contains("campus"), "{told}");
         stage.delete_pods(&["outside"])?;
 
         comes_back(&office, here)?;
@@ -373,7 +373,7 @@ fn workload(stage: &Stage, kind: &str, name: &str, annotations: &Value) -> Resul
 /// A StatefulSet's pod goes to the other node with its addresses while the router pings it.
 fn moves(office: &Office<'_>) -> Result<()> {
     let stage = office.stage;
-    workload(stage, "StatefulSet", "db", &json!({"braid.network/network": "office"}))?;
+    workload(stage, "StatefulSet", "db", &json!({"braid.network/network": "campus"}))?;
     let before = stage.await_pod("db-0")?;
     let mut flows = Vec::new();
     for address in &before.addresses {
@@ -413,7 +413,7 @@ fn moves(office: &Office<'_>) -> Result<()> {
 /// Pods of a Deployment share a pool through a rolling update, each found at its own node.
 fn pool(office: &Office<'_>) -> Result<()> {
     let stage = office.stage;
-    let pool = json!({"braid.network/network": "office", "braid.network/ips": "10.x.0.26-10.x.0.27"});
+    let pool = json!({"braid.network/network": "campus", "braid.network/ips": "10.x.0.26-10.x.0.27"});
     workload(stage, "Deployment", "pool", &pool)?;
     let only = || -> Result<Option<Pod>> {
         let found = stage.kubectl_json(&["get", "pods", "-l", "app=pool"])?;
@@ -455,20 +455,20 @@ fn beside_the_nodes(office: &Office<'_>) -> Result<()> {
     let prefix = Ipv4Addr::from_bits(last.to_bits() & 0xffff_ff00);
     stage.declare(&[stage.object(
         "Subnet",
-        "office-beside",
+        "campus-beside",
         &json!({
-            "network": "office", "cidr": format!("{prefix}/24"), "gateway": gateway,
+            "network": "campus", "cidr": format!("{prefix}/24"), "gateway": gateway,
             "ranges": [format!("{}-{last}", of_nodes[0])], "private": true,
         }),
     )])?;
-    stage.await_ready("subnet/office-beside")?;
-    let subnet = stage.sandbox().kubectl_json(&["get", "subnet", "office-beside"])?;
+    stage.await_ready("subnet/campus-beside")?;
+    let subnet = stage.sandbox().kubectl_json(&["get", "subnet", "campus-beside"])?;
     ensure!(
         subnet["status"]["total"] == size - 2,
         "{size} addresses, of which nodes have 2: {}",
         subnet["status"]
     );
-    let beside = |name: &str, node: &str| flat(name, node).annotated("braid.network/subnet", "office-beside");
+    let beside = |name: &str, node: &str| flat(name, node).annotated("braid.network/subnet", "campus-beside");
     let pods: Vec<PodPlan> = (0..2).map(|n| beside(&format!("beside-{n}"), &office.members[n])).collect();
     let pods = stage.start(&pods)?;
     let nodes: Vec<IpAddr> = of_nodes.iter().copied().map(IpAddr::from).collect();
@@ -524,13 +524,13 @@ fn addresses_are_fixed_kept_and_unique_on_the_wire() {
         );
 
         let small = |number: u8| {
-            flat(&format!("tiny-{number}"), here).annotated("braid.network/subnet", "office-tiny").small()
+            flat(&format!("tiny-{number}"), here).annotated("braid.network/subnet", "campus-tiny").small()
         };
         let pods = stage.start(&[small(0), small(1)])?;
         ensure!(pods.iter().all(|pod| pod.addresses.len() == 1), "{pods:?}");
         stage.create(&[small(2)])?;
         let told = stage.await_event("tiny-2", "SubnetFull")?;
-        ensure!(told.contains("office-tiny") && told.contains("full"), "{told}");
+        ensure!(told.contains("campus-tiny") && told.contains("full"), "{told}");
         beside_the_nodes(&office)
     });
 }
