@@ -32,7 +32,8 @@ fn services(stage: &Stage) -> Result<String> {
 
 /// The prefix that a node is in, with its address.
 fn of_node(stage: &Stage) -> Result<[String; 2]> {
-    let node = stage.sandbox().kubectl_json(&["get", "node", &stage.nodes()[0]])?;
+    // Not in the first rack, where a flat Network of another test may have a Subnet over the nodes' prefix.
+    let node = stage.sandbox().kubectl_json(&["get", "node", &stage.nodes()[1]])?;
     let address = node["status"]["addresses"][0]["address"].as_str().context("no address")?.to_owned();
     let (prefix, _) = address.rsplit_once('.').context("no IPv4 address")?;
     Ok([format!("{prefix}.0/24"), address])
